@@ -1,0 +1,32 @@
+//! Links the guests without a C runtime, at the addresses their linker scripts say.
+
+use std::env;
+use std::path::PathBuf;
+
+/// Every guest and its linker script.
+const GUESTS: &[(&str, &str)] = &[("bench-guest", "long-mode.ld")];
+
+fn main() {
+    let crate_dir = PathBuf::from(
+        env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets this for build scripts"),
+    );
+    println!("cargo:rerun-if-changed=build.rs");
+    for (guest, script) in GUESTS {
+        let script = crate_dir.join("link").join(script);
+        println!("cargo:rerun-if-changed={}", script.display());
+        for argument in [
+            "-nostartfiles",
+            "-nostdlib",
+            "-static",
+            "-no-pie",
+            "-Wl,--build-id=none",
+            "-Wl,-z,noexecstack",
+        ] {
+            println!("cargo:rustc-link-arg-bin={guest}={argument}");
+        }
+        println!(
+            "cargo:rustc-link-arg-bin={guest}=-Wl,-T,{}",
+            script.display()
+        );
+    }
+}

@@ -1,0 +1,25 @@
+//! The bare machine, seen from 64-bit mode: everything here that is `unsafe` inside, and nothing else is.
+//!
+//! Key types: [`Port`] (I/O ports), [`Frame`] and [`Entry`] (page tables in RAM), [`Va`] (addresses that a
+//! guest maps for itself), the register functions of [`register`], [`install_gates`] (exception handlers), and
+//! [`long_mode_entry!`](crate::long_mode_entry), which makes a program of a function.
+//!
+//! A guest owns its whole machine, so most of what needs `unsafe` in an ordinary program is safe here as
+//! long as these hold:
+//!
+//! 1. The image, its stack and so every Rust object lie in [`IMAGE`], identity-mapped from the first
+//!    instruction of `main` on, in every root that a guest loads.
+//! 2. A [`Frame`] lies in [`TABLES_AND_DATA`], outside the image. Only volatile accesses go there.
+//! 3. A [`Va`] is at or above [`Va::LOWEST`]: a part of the address space where no Rust object lives. What
+//!    it maps to is a [`Frame`].
+#![allow(unsafe_code)]
+
+mod entry;
+mod interrupt;
+mod memory;
+mod port;
+pub mod register;
+
+pub use interrupt::{Gate, install_gates};
+pub use memory::{Entry, Frame, FramePool, IMAGE, Level, TABLES_AND_DATA, Va};
+pub use port::{Port, end_run};
