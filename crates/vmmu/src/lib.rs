@@ -4,3 +4,5 @@
 extern crate alloc;
 
 pub mod addr;
+pub mod paging;
+pub mod walk;
