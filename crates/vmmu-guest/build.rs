@@ -4,7 +4,10 @@ use std::env;
 use std::path::PathBuf;
 
 /// Every guest and its linker script.
-const GUESTS: &[(&str, &str)] = &[("bench-guest", "long-mode.ld")];
+const GUESTS: &[(&str, &str)] = &[
+    ("bench-guest", "long-mode.ld"),
+    ("multiboot-guest", "multiboot.ld"),
+];
 
 fn main() {
     let crate_dir = PathBuf::from(

@@ -4,16 +4,24 @@
 //! |---|---|---|
 //! | `bench-guest` | PVH (32-bit entry, goes to long mode itself) | times 22 paging operations; `bench` compares them |
 //!
-//! Each is freestanding Rust for the host's own target. It is built and run (natively here; a hypervisor under test
-//! takes the same file) with
+//! | `multiboot-guest` | multiboot-1 (32-bit, paging off) | checks the hand-over, then what its command line says |
+//!
+//! Each is freestanding Rust or assembly for the host's own target. They are built, and run natively, with the
+//! commands below; a hypervisor under test takes the same files.
 //!
 //! ```text
-//! cargo build --profile image -p vmmu-guest --features image --bin bench-guest
-//! qemu-system-x86_64 -accel tcg -icount shift=0,sleep=off -cpu EPYC -m 256M -display none -nic none -no-reboot \
-//!     -debugcon stdio -serial null -device isa-debug-exit,iobase=0xf4,iosize=4 -kernel target/image/bench-guest
+//! cargo build --profile image -p vmmu-guest --features image --bins
+//! cargo run -p vmmu-guest --example wrap-elf32 -- target/image/multiboot-guest target/image/multiboot-guest.elf
+//!
+//! native="qemu-system-x86_64 -accel tcg -cpu EPYC -m 256M -display none -nic none -no-reboot
+//!     -debugcon stdio -serial null -device isa-debug-exit,iobase=0xf4,iosize=4"
+//! timeout 20 $native -icount shift=0,sleep=off -kernel target/image/bench-guest
+//! timeout 20 $native -kernel target/image/multiboot-guest.elf -append 'mode=pae exit=5' -initrd 'module text,other'
 //! ```
 //!
-//! A run ends with a 32-bit write of its result to port 0xf4: 0 is success, and QEMU's own status is then 1.
+//! The second command makes the ELF32 that multiboot loaders demand of what the linker wrote; [`elf32`] does the same
+//! for a program. A run ends with a 32-bit write of its result to port 0xf4: 0 is success. QEMU's own status is then
+//! `(result << 1 | 1) & 0xff`.
 //!
 //! # Known gaps
 //! One processor; no interrupts, only exceptions.
@@ -21,5 +29,6 @@
 
 #[cfg(feature = "image")]
 pub mod console;
+pub mod elf32;
 #[cfg(feature = "image")]
 pub mod machine;
