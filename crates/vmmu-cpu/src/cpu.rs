@@ -1,0 +1,422 @@
+//! The processor: registers, caches, and the way an access takes through them.
+//!
+//! Key types: [`Cpu`], [`Translation`], [`Source`]. The walk is in [`crate::walk`], invalidation
+//! and register writes in [`crate::invalidate`], questions for tests in [`crate::query`].
+//!
+//! Invariants:
+//! 1. After a fault nothing is cached that the same access would fault on again: a retry looks at
+//!    memory (Intel SDM vol. 3, 4.10.4.1).
+//! 2. A write through an entry that is not dirty walks first; through a dirty one it touches no
+//!    table.
+//! 3. One seed gives one run.
+
+use std::sync::Arc;
+
+use crate::access::{self, Access, Kind};
+use crate::addr::{Asid, Frame, Gpa, Hpa, Level, PageSize, Va};
+use crate::event::{Counters, Event};
+use crate::fault::{Fault, NpfCode, Via, Violation};
+use crate::format::Limits;
+use crate::mem::PhysMemory;
+use crate::mem::pool::Moment;
+use crate::policy::Policy;
+use crate::regs::{Cr4, Efer, Model, Nested, PagingMode, Registers};
+use crate::structures::Structures;
+use crate::tlb::{EptNumber, Tag, Tlb, TlbEntry};
+use crate::walk::{Job, Purpose, Want};
+
+/// Where a translation came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// The translation lookaside buffer, without a look at memory.
+    Tlb,
+    /// A walk (which may have begun at a paging-structure-cache entry).
+    Walk,
+}
+
+/// A successful translation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Translation {
+    /// The host-physical address.
+    pub hpa: Hpa,
+    /// The guest-physical address; equal to `hpa` without nested paging.
+    pub gpa: Gpa,
+    /// Where it came from.
+    pub source: Source,
+    /// The entry that was used or filled.
+    pub entry: TlbEntry,
+}
+
+/// PDPTEs loaded with CR3.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pdptes {
+    pub(crate) entries: [u64; 4],
+    pub(crate) since: Moment,
+}
+
+/// A logical processor.
+#[derive(Debug)]
+pub struct Cpu {
+    pub(crate) mem: Arc<PhysMemory>,
+    pub(crate) model: Model,
+    pub(crate) regs: Registers,
+    pub(crate) asid: Asid,
+    pub(crate) nested: Option<Nested>,
+    /// Number of the EPT root in use; 0 without EPT.
+    pub(crate) ept: EptNumber,
+    /// Roots by number - 1.
+    pub(crate) ept_roots: Vec<Hpa>,
+    pub(crate) pdptes: Option<Pdptes>,
+    /// When CR3 and the nested root were loaded.
+    pub(crate) root_since: Moment,
+    pub(crate) nested_since: Moment,
+    pub(crate) tlb: Tlb,
+    pub(crate) structures: Structures,
+    pub(crate) policy: Policy,
+    pub(crate) rng: fastrand::Rng,
+    candidates: Vec<Va>,
+    pub(crate) counters: Counters,
+    events: Option<Vec<Event>>,
+    violations: Vec<Violation>,
+}
+
+impl Cpu {
+    /// Makes a processor with paging off and empty caches.
+    #[must_use]
+    pub fn new(mem: Arc<PhysMemory>, model: Model, policy: Policy, seed: u64) -> Self {
+        Self {
+            mem,
+            model,
+            regs: Registers::default(),
+            asid: Asid::default(),
+            nested: None,
+            ept: EptNumber::default(),
+            ept_roots: Vec::new(),
+            pdptes: None,
+            root_since: Moment::default(),
+            nested_since: Moment::default(),
+            tlb: Tlb::default(),
+            structures: Structures::default(),
+            policy,
+            rng: fastrand::Rng::with_seed(seed),
+            candidates: Vec::new(),
+            counters: Counters::default(),
+            events: None,
+            violations: Vec::new(),
+        }
+    }
+
+    /// Translates `va` for `access`, as the processor would just before it.
+    ///
+    /// # Errors
+    /// The fault or exit that the access causes, or a [`Violation`]. What was cached for the
+    /// address is dropped then, so that a retry looks at memory.
+    pub fn translate(&mut self, va: Va, access: Access) -> Result<Translation, Fault> {
+        self.counters.accesses += 1;
+        self.disturb(va);
+        let result = self
+            .regs
+            .linear(va)
+            .and_then(|va| self.translate_linear(va, access));
+        if let Err(fault) = result {
+            self.settle(va, fault);
+        }
+        result
+    }
+
+    /// Reads the 64-bit word at `va`, which must be aligned.
+    ///
+    /// # Errors
+    /// As [`Cpu::translate`].
+    pub fn read(&mut self, va: Va, access: Access) -> Result<u64, Fault> {
+        let at = self.translate(
+            va,
+            Access {
+                kind: Kind::Read,
+                ..access
+            },
+        )?;
+        Ok(self.mem.load(at.hpa))
+    }
+
+    /// Writes the 64-bit word at `va`, which must be aligned.
+    ///
+    /// # Errors
+    /// As [`Cpu::translate`].
+    pub fn write(&mut self, va: Va, value: u64, access: Access) -> Result<(), Fault> {
+        let at = self.translate(
+            va,
+            Access {
+                kind: Kind::Write,
+                ..access
+            },
+        )?;
+        self.mem.store(at.hpa, value);
+        Ok(())
+    }
+
+    /// Stores `new` at `va`, which must be aligned, if the 64-bit word there is `current`: a
+    /// locked CMPXCHG, which counts as a write whatever it finds. Returns what it found.
+    ///
+    /// # Errors
+    /// As [`Cpu::translate`].
+    pub fn compare_exchange(
+        &mut self,
+        va: Va,
+        current: u64,
+        new: u64,
+        access: Access,
+    ) -> Result<u64, Fault> {
+        let at = self.translate(
+            va,
+            Access {
+                kind: Kind::Write,
+                ..access
+            },
+        )?;
+        Ok(self
+            .mem
+            .compare_exchange(at.hpa, current, new)
+            .unwrap_or_else(|found| found))
+    }
+
+    /// Fetches the 64-bit word at `va`, which must be aligned, as code.
+    ///
+    /// # Errors
+    /// As [`Cpu::translate`].
+    pub fn fetch(&mut self, va: Va, access: Access) -> Result<u64, Fault> {
+        let at = self.translate(
+            va,
+            Access {
+                kind: Kind::Execute,
+                ..access
+            },
+        )?;
+        Ok(self.mem.load(at.hpa))
+    }
+
+    /// Translates `va` speculatively: fills the caches and sets accessed bits, faults never.
+    pub fn guess(&mut self, va: Va) {
+        let Ok(va) = self.regs.linear(va) else { return };
+        self.counters.guesses += 1;
+        self.note(Event::Guessed(va));
+        // A speculative walk that can't complete leaves no trace but what it cached on the way,
+        // and a violation, which is recorded where it is found.
+        let _ = self.walk_linear(va, Want::Guess);
+    }
+
+    fn translate_linear(&mut self, va: Va, access: Access) -> Result<Translation, Fault> {
+        // With paging off and nothing nested there is nothing to cache: entries of an earlier mode
+        // don't apply (Intel SDM vol. 3, 4.10.2.2).
+        let cached = self.nested.is_some() || self.regs.mode() != PagingMode::Off;
+        if cached
+            && self.policy.use_tlb.hit(&mut self.rng)
+            && let Some(entry) = self.tlb.pick(self.linear_tag(), va.get(), &mut self.rng)
+        {
+            match self.judge(&entry, va, access) {
+                Ok(()) if access.kind != Kind::Write || entry.dirty => {
+                    self.check_page(&entry, va, Via::Tlb)?;
+                    self.counters.hits += 1;
+                    self.note(Event::Hit(va, entry));
+                    return Ok(Translation::new(va, entry, Source::Tlb));
+                }
+                Err(fault) if self.policy.believe_denial.hit(&mut self.rng) => {
+                    self.counters.believed_denials += 1;
+                    return Err(fault);
+                }
+                _ => {}
+            }
+        }
+        let entry = self.walk_linear(va, Want::Access(access))?;
+        self.check_page(&entry, va, Via::Entry(leaf_level(entry.size)))?;
+        Ok(Translation::new(va, entry, Source::Walk))
+    }
+
+    /// Says whether a cached entry grants the access, with the registers of now.
+    fn judge(&self, entry: &TlbEntry, va: Va, access: Access) -> Result<(), Fault> {
+        access::check(access, entry.rights, entry.key, &self.regs)
+            .map_err(|code| Fault::Page { va, code })?;
+        let Some(nested) = self.nested else {
+            return Ok(());
+        };
+        if entry.nested.allow_nested(access.kind) {
+            return Ok(());
+        }
+        let job = Job {
+            tag: entry.tag,
+            format: nested.format,
+            limits: Limits::nested(self.model, nested.flags),
+            address: entry.gpa.plus(va.offset(entry.size)).get(),
+            want: Want::Access(access),
+            va,
+            purpose: Purpose::Final,
+        };
+        Err(self.nested_fault(&job, NpfCode::PRESENT, entry.nested))
+    }
+
+    /// Drops what a fault drops.
+    fn settle(&mut self, va: Va, fault: Fault) {
+        self.counters.faults += 1;
+        self.note(Event::Faulted(fault));
+        let Ok(va) = self.regs.linear(va) else { return };
+        let tag = self.linear_tag();
+        self.tlb.drop_address(tag, va.get());
+        self.structures.drop_address(tag, va.get());
+        if let Fault::Nested { gpa, .. }
+        | Fault::EptViolation { gpa, .. }
+        | Fault::EptMisconfig { gpa } = fault
+        {
+            let tag = Tag::physical(self.asid, self.ept);
+            self.tlb.drop_address(tag, gpa.get());
+            self.structures.drop_address(tag, gpa.get());
+        }
+    }
+
+    /// Evicts and speculates, if the policy says so.
+    fn disturb(&mut self, va: Va) {
+        if self.policy.evict.hit(&mut self.rng) {
+            self.evict(va);
+        }
+        if !self.candidates.is_empty() && self.policy.speculate.hit(&mut self.rng) {
+            let guess = self.candidates[self.rng.usize(0..self.candidates.len())];
+            self.guess(guess);
+        }
+    }
+
+    fn evict(&mut self, va: Va) {
+        self.counters.evictions += 1;
+        self.note(Event::Evicted);
+        match self.rng.u8(0..4) {
+            0 => {
+                self.tlb.clear();
+                self.structures.clear();
+            }
+            1 => self.structures.clear(),
+            2 => {
+                let mut rng = self.rng.fork();
+                self.tlb.retain(|_| rng.bool());
+                self.structures.retain(|_| rng.bool());
+            }
+            _ => self.tlb.drop_address(self.linear_tag(), va.get()),
+        }
+    }
+}
+
+impl Translation {
+    fn new(va: Va, entry: TlbEntry, source: Source) -> Self {
+        let gpa = entry.gpa.plus(va.offset(entry.size));
+        Self {
+            hpa: entry.translate(va.get()),
+            gpa,
+            source,
+            entry,
+        }
+    }
+}
+
+/// Returns the level whose entries map pages of `size`.
+fn leaf_level(size: PageSize) -> Level {
+    match size {
+        PageSize::Size4K => Level::L1,
+        PageSize::Size2M | PageSize::Size4M => Level::L2,
+        PageSize::Size1G => Level::L3,
+    }
+}
+
+/// State.
+impl Cpu {
+    /// Returns the memory.
+    #[must_use]
+    pub fn memory(&self) -> &Arc<PhysMemory> {
+        &self.mem
+    }
+
+    /// Returns the registers.
+    #[must_use]
+    pub fn registers(&self) -> &Registers {
+        &self.regs
+    }
+
+    /// Returns the nested tables in use.
+    #[must_use]
+    pub fn nested(&self) -> Option<Nested> {
+        self.nested
+    }
+
+    /// Returns the ASID or VPID in use.
+    #[must_use]
+    pub fn asid(&self) -> Asid {
+        self.asid
+    }
+
+    /// Changes the policy.
+    pub fn set_policy(&mut self, policy: Policy) {
+        self.policy = policy;
+    }
+
+    /// Sets the addresses that the policy's speculation draws from.
+    pub fn set_candidates(&mut self, candidates: impl IntoIterator<Item = Va>) {
+        self.candidates = candidates.into_iter().collect();
+    }
+
+    /// Returns the counters.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// Begins to record events.
+    pub fn record_events(&mut self) {
+        self.events.get_or_insert_default();
+    }
+
+    /// Returns the events since the last call, oldest first.
+    pub fn take_events(&mut self) -> Vec<Event> {
+        self.events
+            .as_mut()
+            .map(core::mem::take)
+            .unwrap_or_default()
+    }
+
+    /// Returns the violations so far, those of speculative walks included.
+    #[must_use]
+    pub fn violations(&self) -> &[Violation] {
+        &self.violations
+    }
+
+    pub(crate) fn note(&mut self, event: Event) {
+        if let Some(events) = self.events.as_mut() {
+            events.push(event);
+        }
+    }
+
+    pub(crate) fn violation(&mut self, violation: Violation) -> Fault {
+        self.violations.push(violation);
+        Fault::Violation(violation)
+    }
+
+    pub(crate) fn linear_tag(&self) -> Tag {
+        Tag::linear(self.asid, self.regs.pcid(), self.ept)
+    }
+
+    pub(crate) fn linear_limits(&self) -> Limits {
+        Limits {
+            model: self.model,
+            nxe: self.regs.efer.contains(Efer::NXE),
+            pse: self.regs.cr4.contains(Cr4::PSE),
+            ept_ad: false,
+        }
+    }
+
+    pub(crate) fn globals_on(&self) -> bool {
+        self.regs.cr4.contains(Cr4::PGE)
+    }
+
+    /// Returns the frame of the root table that the host made.
+    pub(crate) fn root_frame(&self) -> Frame {
+        match self.nested {
+            Some(nested) => nested.root.frame(),
+            None => Hpa::new(self.regs.cr3.get() & 0x000f_ffff_ffff_f000).frame(),
+        }
+    }
+}
