@@ -1,6 +1,6 @@
 //! An access that asks for a translation, and the error code that refuses it.
 //!
-//! [`Access`] packs what the permission rules ask of an access into four bits, placed as in the error code of #PF:
+//! [`Access`] packs what the permission rules ask of an access into four bits, in the order of #PF's error code,
 //! [`PageFaultCode`]. It comes from an exit's error code ([`Access::from_page_fault`]) or from what an emulated instruction does
 //! ([`Access::new`]).
 //!
@@ -77,12 +77,14 @@ impl Privilege {
 
 /// An access as the permission rules see it.
 ///
+/// The bits are those of the error code shifted right by one, with the place of RSVD taken over:
+///
 /// | bit | meaning | in the error code |
 /// |---|---|---|
-/// | 1 | write | W/R |
-/// | 2 | user-mode access | U/S |
-/// | 3 | SMAP is suspended: an explicit supervisor access with EFLAGS.AC set | no |
-/// | 4 | fetch | I/D |
+/// | 0 | write | W/R |
+/// | 1 | user-mode access | U/S |
+/// | 2 | SMAP is suspended: an explicit supervisor access with EFLAGS.AC set | no |
+/// | 3 | fetch | I/D |
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(transparent)]
 pub struct Access(u8);
@@ -91,9 +93,9 @@ impl Access {
     /// A supervisor read under SMAP.
     pub const READ: Self = Self(0);
     /// A supervisor write under SMAP.
-    pub const WRITE: Self = Self(PageFaultCode::WRITE.bits() as u8);
+    pub const WRITE: Self = Self(1 << 0);
     /// A supervisor fetch.
-    pub const FETCH: Self = Self(PageFaultCode::FETCH.bits() as u8);
+    pub const FETCH: Self = Self(1 << 3);
     /// A user read.
     pub const USER_READ: Self = Self(Self::USER);
     /// A user write.
@@ -101,8 +103,8 @@ impl Access {
     /// A user fetch.
     pub const USER_FETCH: Self = Self(Self::USER | Self::FETCH.0);
 
-    const USER: u8 = PageFaultCode::USER.bits() as u8;
-    const NO_SMAP: u8 = 1 << 3;
+    const USER: u8 = 1 << 1;
+    const NO_SMAP: u8 = 1 << 2;
     /// How many values [`Access::kind`] can have.
     pub(super) const KINDS: usize = 16;
 
@@ -181,16 +183,16 @@ impl Access {
     /// Returns the access's bits of an error code, I/D included whether or not the mode reports it.
     #[inline]
     pub(super) const fn code(self) -> PageFaultCode {
-        PageFaultCode::from_bits_truncate((self.0 & !Self::NO_SMAP) as u32)
+        PageFaultCode::from_bits_truncate(((self.0 & !Self::NO_SMAP) as u32) << 1)
     }
     /// Returns the row of the access in a permission table.
     #[inline]
     pub(super) const fn kind(self) -> usize {
-        (self.0 >> 1 & 15) as usize
+        (self.0 & 15) as usize
     }
     /// Returns the access of a row, some of which no constructor makes.
     pub(super) const fn of_kind(kind: usize) -> Self {
-        Self((kind as u8 & 15) << 1)
+        Self(kind as u8 & 15)
     }
 }
 

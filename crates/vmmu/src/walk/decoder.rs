@@ -81,25 +81,37 @@ impl LeafEntry {
     }
 }
 
+/// Where an entry leads.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Step {
+    /// Nowhere: it is not present or has a reserved bit set.
+    Invalid,
+    /// To a table of the level below.
+    Table,
+    /// To a page.
+    Leaf,
+}
+
 /// The reading of entries in one mode.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Decoder {
     format: GuestFormat,
-    /// By level and PS bit: the bits that a present entry must have clear.
-    reserved: [[u64; 2]; 5],
-    /// By level: the bit that makes a present entry a leaf. P itself at level 1, PS where there are large pages, else none.
+    /// By level and PS bit: P, and the bits that must be clear beside it.
+    checked: [[u64; 2]; 5],
+    /// By level: the bit that makes a valid entry a leaf. P itself at level 1, PS where there are large pages, else none.
     leaf: [u64; 5],
 }
 
 impl Decoder {
     /// Makes the decoder of a mode.
     pub const fn new(mode: PagingMode) -> Self {
-        let mut decoder = Self { format: mode.format(), reserved: [[0; 2]; 5], leaf: [0; 5] };
+        let mut decoder = Self { format: mode.format(), checked: [[Gpte::PRESENT.raw(); 2]; 5], leaf: [0; 5] };
         let levels = mode.format().levels();
         let mut i = 0;
         while i < levels.len() {
             let slot = slot(levels[i]);
-            decoder.reserved[slot] = [reserved_in_table(mode, levels[i]), reserved_in_leaf(mode, levels[i])];
+            decoder.checked[slot][0] |= reserved_in_table(mode, levels[i]);
+            decoder.checked[slot][1] |= reserved_in_leaf(mode, levels[i]);
             decoder.leaf[slot] = leaf_bit(mode, levels[i]);
             i += 1;
         }
@@ -115,20 +127,42 @@ impl Decoder {
     /// Returns the bits of `gpte`, an entry of `level`, that ought to be clear were it present and are not.
     #[inline]
     pub const fn reserved_bits(&self, level: Level, gpte: Gpte) -> Gpte {
-        Gpte::new(gpte.raw() & self.reserved[slot(level)][(gpte.raw() >> 7 & 1) as usize])
+        Gpte::new(gpte.raw() & self.checked[slot(level)][ps(gpte)]).without(Gpte::PRESENT)
     }
 
     /// Tells whether `gpte` is present at `level` without a reserved bit set: it translates or leads on.
     #[inline]
     pub const fn is_valid(&self, level: Level, gpte: Gpte) -> bool {
-        let mask = self.reserved[slot(level)][(gpte.raw() >> 7 & 1) as usize] | Gpte::PRESENT.raw();
-        gpte.raw() & mask == Gpte::PRESENT.raw()
+        gpte.raw() & self.checked[slot(level)][ps(gpte)] == Gpte::PRESENT.raw()
     }
 
     /// Tells whether `gpte`, valid at `level`, maps a page.
     #[inline]
     pub const fn is_leaf(&self, level: Level, gpte: Gpte) -> bool {
         gpte.raw() & self.leaf[slot(level)] != 0
+    }
+
+    /// Judges `gpte` as [`Decoder::is_valid`] and [`Decoder::is_leaf`] do, for a format known when the walk is compiled: which
+    /// mask applies is branched on, not looked up.
+    #[inline(always)]
+    pub(super) const fn step_in(&self, format: GuestFormat, level: Level, gpte: Gpte) -> Step {
+        let [table, leaf] = self.checked[slot(level)];
+        if format.may_be_large(level) && gpte.has(Gpte::LARGE) {
+            if gpte.raw() & leaf != Gpte::PRESENT.raw() {
+                Step::Invalid
+            } else if matches!(format, GuestFormat::Bits32) && !self.is_leaf(level, gpte) {
+                Step::Table
+            } else {
+                // Elsewhere PS is reserved where it makes no leaf.
+                Step::Leaf
+            }
+        } else if gpte.raw() & table != Gpte::PRESENT.raw() {
+            Step::Invalid
+        } else if matches!(level, Level::L1) {
+            Step::Leaf
+        } else {
+            Step::Table
+        }
     }
 
     /// Returns what `gpte` means at `level` below entries that allow `inherited`.
@@ -159,6 +193,12 @@ impl Decoder {
 #[inline]
 const fn slot(level: Level) -> usize {
     level as usize - 1
+}
+
+/// Returns which mask of its level an entry is checked with.
+#[inline]
+const fn ps(gpte: Gpte) -> usize {
+    (gpte.raw() >> 7 & 1) as usize
 }
 
 /// Returns the mask of bits `high`:`low`, none if `high` is below `low`.

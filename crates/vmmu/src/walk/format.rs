@@ -106,6 +106,15 @@ impl GuestFormat {
             _ => Gfn::new(gpte.frame().get() & !(self.leaf_frames(level) - 1)),
         }
     }
+    /// Returns the frame that `linear` lies in, in the page that the leaf `gpte` of `level` maps.
+    #[inline]
+    pub const fn leaf_frame(self, level: Level, gpte: Gpte, linear: u64) -> Gfn {
+        // The first arm is the second one at level 1; said apart, it costs no variable shifts in an unrolled walk.
+        match level {
+            Level::L1 => gpte.frame(),
+            _ => self.leaf_base(level, gpte).wrapping_add(linear >> PAGE_SHIFT & (self.leaf_frames(level) - 1)),
+        }
+    }
     /// Returns the part of `gva` that this format translates: 32 bits outside long mode.
     #[inline]
     pub const fn linear(self, gva: u64) -> u64 {
@@ -121,6 +130,11 @@ impl GuestFormat {
             _ => return true,
         };
         ((gva << unused) as i64 >> unused) as u64 == gva
+    }
+    /// Tells whether the PS bit of an entry of `level` may make it a leaf, features and PSE apart.
+    #[inline]
+    pub const fn may_be_large(self, level: Level) -> bool {
+        matches!(level, Level::L2) || (self.is_long() && matches!(level, Level::L3))
     }
     /// Tells whether entries of `level` carry R/W, U/S and A. The page-directory pointers of PAE paging don't.
     #[inline]

@@ -4,7 +4,7 @@
 //! [`Decoder::decode`](super::Decoder::decode) says what they mean at a level.
 //!
 //! Invariants:
-//! 1. A 4-byte entry is kept zero-extended, so its bit 63 never denies execution.
+//! 1. A 4-byte entry is kept zero-extended, so it never denies execution.
 
 use bitflags::bitflags;
 
@@ -88,7 +88,7 @@ impl Gpte {
     /// Returns the rights that the entry itself gives, NX counted whether or not it is enabled.
     #[inline]
     pub const fn rights(self) -> Rights {
-        Through(self.0 ^ Self::NO_EXECUTE.0).rights()
+        Through::NOTHING.pass(self).rights()
     }
     /// Returns the protection key in bits 62:59 of a long-mode leaf.
     #[inline]
@@ -119,29 +119,33 @@ impl core::fmt::LowerHex for Gpte {
     }
 }
 
-/// The conjunction of all entries on the way down, NX inverted: what every one of them allows.
+/// What the entries on the way down say together: the conjunction of their bits for R/W, U/S and A, the disjunction for NX.
 ///
-/// Accumulating is one exclusive-or and one and; the rights are taken out of it only where somebody asks.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Through(u64);
+/// Passing an entry is one and and one or; the rights are taken out only where somebody asks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Through {
+    all: u64,
+    any: u64,
+}
 
 impl Through {
     /// Nothing was passed yet: everything is allowed, and A is set everywhere.
-    pub(super) const ALL: Self = Self(!0);
+    pub(super) const NOTHING: Self = Self { all: !0, any: 0 };
 
     /// Passes one more entry.
     #[inline]
     pub(super) const fn pass(self, gpte: Gpte) -> Self {
-        Self(self.0 & (gpte.0 ^ Gpte::NO_EXECUTE.0))
+        Self { all: self.all & gpte.0, any: self.any | gpte.0 }
     }
     /// Returns what all entries passed allow.
     #[inline]
     pub(super) const fn rights(self) -> Rights {
-        Rights::from_bits_truncate((self.0 >> 1 & 3 | self.0 >> 61 & 4) as u8)
+        let denied = self.any >> 61 & 4;
+        Rights::from_bits_truncate((self.all >> 1 & 3 | denied ^ 4) as u8)
     }
     /// Tells whether every entry passed has A set.
     #[inline]
     pub(super) const fn all_accessed(self) -> bool {
-        self.0 & Gpte::ACCESSED.0 != 0
+        self.all & Gpte::ACCESSED.0 != 0
     }
 }

@@ -41,8 +41,9 @@ pub use memory::{CasOutcome, GpteError, GpteMemory};
 pub use permission::{PermissionTable, Rights};
 pub use record::{GpteRecord, Walk};
 
-use crate::addr::{Gfn, Gpa, Gva, Level, PAGE_SHIFT};
+use crate::addr::{Gpa, Gva, Level};
 use crate::paging::{GuestFormat, PagingState, Pkru};
+use decoder::Step;
 use format::{Bits32, Format, Level4, Level5, Pae};
 use gpte::Through;
 
@@ -169,7 +170,7 @@ impl Walker {
     fn dispatch<M: GpteMemory, S: Marking>(&self, memory: &M, gva: Gva, access: Access, walk: &mut Walk) -> Result<(), WalkFailure> {
         match self.decoder.format() {
             GuestFormat::Off => {
-                untranslated(gva, walk);
+                walk.pass_through(GuestFormat::Off.linear(gva.get()));
                 Ok(())
             }
             GuestFormat::Bits32 => self.descend::<Bits32, M, S>(memory, gva, access, walk),
@@ -180,7 +181,6 @@ impl Walker {
     }
 
     /// Reads entries from the root down to a leaf.
-    #[inline]
     fn descend<F: Format, M: GpteMemory, S: Marking>(
         &self,
         memory: &M,
@@ -189,90 +189,88 @@ impl Walker {
         walk: &mut Walk,
     ) -> Result<(), WalkFailure> {
         let linear = F::FORMAT.linear(gva.get());
-        walk.gva = Gva::new(linear);
-        walk.format = F::FORMAT;
-        walk.reached = None;
+        let mut table = self.state.cr3.root(F::FORMAT);
+        walk.begin(F::FORMAT, linear, table);
         if !F::FORMAT.is_canonical(linear) {
             return Err(WalkFailure::NonCanonical);
         }
-        let mut table = self.state.cr3.root(F::FORMAT);
-        let mut through = Through::ALL;
+        let mut through = Through::NOTHING;
         for &level in F::FORMAT.levels() {
             let at = table.wrapping_add(F::FORMAT.entry_offset(level, linear));
             let gpte = match self.read::<F, M>(memory, level, at) {
                 Ok(gpte) => gpte,
-                Err(failure) => {
-                    walk.reached = level.above();
-                    return Err(failure);
-                }
+                Err(error) => return Err(unreachable_entry(error, level, at, walk)),
             };
-            walk.records[level as usize - 1] = GpteRecord { at, gpte, above: through };
-            if !self.decoder.is_valid(level, gpte) {
-                walk.reached = Some(level);
-                return Err(self.invalid(level, gpte, access));
-            }
+            walk.gptes[level as usize - 1] = gpte;
             if F::FORMAT.has_rights(level) {
                 through = through.pass(gpte);
             }
-            if self.decoder.is_leaf(level, gpte) {
-                walk.reached = Some(level);
-                walk.through = through;
-                return self.arrive::<F, M, S>(memory, level, gpte, access, walk);
+            match self.decoder.step_in(F::FORMAT, level, gpte) {
+                Step::Invalid => return Err(self.invalid(level, access, walk)),
+                Step::Table => table = gpte.frame().address(),
+                Step::Leaf => {
+                    walk.reached = Some(level);
+                    walk.gfn = F::FORMAT.leaf_frame(level, gpte, linear);
+                    return self.arrive::<F, M, S>(memory, gpte, through, access, walk);
+                }
             }
-            table = gpte.frame().address();
         }
-        // Every entry of level 1 is a leaf: `Decoder` has it so for each format.
+        // Not reached: a valid entry of level 1 is a leaf in every format.
         Err(WalkFailure::Retry)
     }
 
     /// Reads the entry at `at`, or takes a page-directory pointer from its register.
-    #[inline]
-    fn read<F: Format, M: GpteMemory>(&self, memory: &M, level: Level, at: Gpa) -> Result<Gpte, WalkFailure> {
+    #[inline(always)]
+    fn read<F: Format, M: GpteMemory>(&self, memory: &M, level: Level, at: Gpa) -> Result<Gpte, GpteError> {
         if !F::FORMAT.has_rights(level)
             && let Some(pdptes) = self.state.pdptes
         {
             return Ok(Gpte::new(pdptes.get()[(at.get() >> 3 & 3) as usize]));
         }
-        let gpte = memory.read(at, F::FORMAT.width()).map_err(|error| unreachable_entry(error, level, at))?;
+        let gpte = memory.read(at, F::FORMAT.width())?;
         Ok(match F::FORMAT.width() {
             GpteWidth::Bytes4 => Gpte::new(gpte.raw() & 0xffff_ffff),
             GpteWidth::Bytes8 => gpte,
         })
     }
 
-    /// Judges the access at the leaf, fills in the result and stores A and D.
-    #[inline]
+    /// Judges the access at the leaf and stores A and D.
+    #[inline(always)]
     fn arrive<F: Format, M: GpteMemory, S: Marking>(
         &self,
         memory: &M,
-        level: Level,
-        gpte: Gpte,
+        leaf: Gpte,
+        through: Through,
         access: Access,
         walk: &mut Walk,
     ) -> Result<(), WalkFailure> {
-        let refusal = self.permissions.refusal(walk.through.rights(), gpte.protection_key(), self.state.pkru, access);
-        if let Some(code) = refusal {
-            return Err(WalkFailure::Fault(PageFault { code, level }));
+        walk.rights = through.rights();
+        if !self.permissions.grants(walk.rights, leaf.protection_key(), self.state.pkru, access) {
+            return Err(self.refused(leaf, access, walk));
         }
-        let base = F::FORMAT.leaf_base(level, gpte);
-        let offset = walk.gva.get() >> PAGE_SHIFT & (F::FORMAT.leaf_frames(level) - 1);
-        walk.base = base;
-        walk.gfn = base.wrapping_add(offset);
-        walk.leaf = gpte;
-        walk.leaf_level = level;
-        walk.dirty = gpte.has(Gpte::DIRTY);
-        let marked = walk.through.all_accessed() && (walk.dirty || !access.is_write());
-        if S::STORES && !marked {
+        if S::STORES && !(through.all_accessed() && (leaf.has(Gpte::DIRTY) || !access.is_write())) {
             return mark::<F, M>(memory, access, walk);
         }
         Ok(())
     }
 
-    /// Tells why an entry ends the walk.
+    /// Tells how the page refuses the access.
     #[cold]
-    fn invalid(&self, level: Level, gpte: Gpte, access: Access) -> WalkFailure {
+    fn refused(&self, leaf: Gpte, access: Access, walk: &Walk) -> WalkFailure {
+        let code = self.permissions.refusal(walk.rights, leaf.protection_key(), self.state.pkru, access);
+        WalkFailure::Fault(PageFault { code, level: walk.leaf_level() })
+    }
+
+    /// Tells why the entry of `level` ends the walk.
+    #[cold]
+    fn invalid(&self, level: Level, access: Access, walk: &mut Walk) -> WalkFailure {
+        walk.reached = Some(level);
         let code = self.permissions.code(access);
-        let code = if gpte.has(Gpte::PRESENT) { code | PageFaultCode::PRESENT | PageFaultCode::RESERVED } else { code };
+        let code = if walk.gptes[level as usize - 1].has(Gpte::PRESENT) {
+            code | PageFaultCode::PRESENT | PageFaultCode::RESERVED
+        } else {
+            code
+        };
         WalkFailure::Fault(PageFault { code, level })
     }
 }
@@ -280,45 +278,34 @@ impl Walker {
 /// Stores the A bits that are missing on the way, and D in the leaf of a write.
 #[cold]
 fn mark<F: Format, M: GpteMemory>(memory: &M, access: Access, walk: &mut Walk) -> Result<(), WalkFailure> {
+    let linear = walk.gva.get();
+    let mut table = walk.root;
     for &level in F::FORMAT.levels() {
-        let is_leaf = level == walk.leaf_level;
+        let gpte = walk.gptes[level as usize - 1];
+        let is_leaf = Some(level) == walk.reached;
         let wanted = if is_leaf && access.is_write() { Gpte::ACCESSED.with(Gpte::DIRTY) } else { Gpte::ACCESSED };
-        let record = &mut walk.records[level as usize - 1];
-        if F::FORMAT.has_rights(level) && !record.gpte.has(wanted) {
-            let new = record.gpte.with(wanted);
-            let outcome = memory.compare_exchange(record.at, F::FORMAT.width(), record.gpte, new);
-            match outcome.map_err(|error| unreachable_entry(error, level, record.at))? {
-                CasOutcome::Done => record.gpte = new,
-                CasOutcome::ReadOnly => {}
-                CasOutcome::Lost => return Err(WalkFailure::Retry),
+        if F::FORMAT.has_rights(level) && !gpte.has(wanted) {
+            let at = table.wrapping_add(F::FORMAT.entry_offset(level, linear));
+            let new = gpte.with(wanted);
+            match memory.compare_exchange(at, F::FORMAT.width(), gpte, new) {
+                Ok(CasOutcome::Done) => walk.gptes[level as usize - 1] = new,
+                Ok(CasOutcome::ReadOnly) => walk.undirtied |= is_leaf && access.is_write(),
+                Ok(CasOutcome::Lost) => return Err(WalkFailure::Retry),
+                Err(error) => return Err(unreachable_entry(error, level, at, walk)),
             }
         }
         if is_leaf {
-            walk.leaf = record.gpte;
-            walk.dirty |= access.is_write();
             break;
         }
+        table = gpte.frame().address();
     }
     Ok(())
 }
 
-/// Fills in the result of a walk without paging (AMD APM vol. 2, section 5.1).
-fn untranslated(gva: Gva, walk: &mut Walk) {
-    let linear = GuestFormat::Off.linear(gva.get());
-    walk.gva = Gva::new(linear);
-    walk.format = GuestFormat::Off;
-    walk.reached = None;
-    walk.through = Through::ALL;
-    walk.leaf = Gpte::PRESENT.with(Gpte::WRITABLE).with(Gpte::USER).with(Gpte::ACCESSED).with(Gpte::DIRTY);
-    walk.leaf_level = Level::L3;
-    walk.gfn = Gfn::new(linear >> PAGE_SHIFT);
-    walk.base = walk.gfn.align_down(Level::L3);
-    walk.dirty = true;
-}
-
-/// Turns a failed reach for an entry into the walk's failure.
+/// Turns a failed reach for the entry of `level` into the walk's failure.
 #[cold]
-fn unreachable_entry(error: GpteError, level: Level, gpa: Gpa) -> WalkFailure {
+fn unreachable_entry(error: GpteError, level: Level, gpa: Gpa, walk: &mut Walk) -> WalkFailure {
+    walk.reached = level.above();
     match error {
         GpteError::Missing => WalkFailure::MemoryMissing { gpa, level },
         GpteError::Busy => WalkFailure::Retry,

@@ -79,17 +79,18 @@ impl PermissionTable {
         wanted == 0 || !rights.contains(Rights::USER) || pkru.rights_of(key) & wanted == 0
     }
 
-    /// Returns the error code with which a present page refuses `access`, or `None` if it allows it.
+    /// Tells whether `rights` and `key` under `pkru` allow `access`.
+    #[inline]
+    pub const fn grants(&self, rights: Rights, key: ProtectionKey, pkru: Pkru, access: Access) -> bool {
+        self.allows(rights, access) && self.key_allows(rights, key, pkru, access)
+    }
+
+    /// Returns the error code with which a present page refuses `access`; the page is known to refuse it.
     ///
     /// PK is reported whenever the key refuses, also when the rights refuse as well (Intel SDM vol. 3, section 4.7).
-    #[inline]
-    pub const fn refusal(&self, rights: Rights, key: ProtectionKey, pkru: Pkru, access: Access) -> Option<PageFaultCode> {
-        let key_allows = self.key_allows(rights, key, pkru, access);
-        if self.allows(rights, access) && key_allows {
-            return None;
-        }
+    pub const fn refusal(&self, rights: Rights, key: ProtectionKey, pkru: Pkru, access: Access) -> PageFaultCode {
         let code = self.code(access).union(PageFaultCode::PRESENT);
-        Some(if key_allows { code } else { code.union(PageFaultCode::KEY) })
+        if self.key_allows(rights, key, pkru, access) { code } else { code.union(PageFaultCode::KEY) }
     }
 
     /// Returns the W, U and I bits that an error code has for `access`, whatever went wrong.

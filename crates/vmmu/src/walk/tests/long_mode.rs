@@ -41,7 +41,7 @@ fn four_levels_lead_to_the_page() {
     assert_eq!(walk.leaf_level(), Level::L1);
     assert_eq!(walk.rights(), Rights::all());
     assert!(walk.is_dirty());
-    let at: alloc::vec::Vec<_> = walk.records().map(|(level, record)| (level.get(), record.at().get())).collect();
+    let at: alloc::vec::Vec<_> = walk.records().map(|record| (record.level.get(), record.at.get())).collect();
     assert_eq!(at, [(4, 0x1028), (3, 0x2038), (2, 0x3048), (1, 0x4058)]);
     assert_eq!(walk.record(Level::L5), None);
 }
@@ -153,7 +153,7 @@ fn inherited_rights_are_those_above_each_entry() {
     memory.put(0x2038, 0x3000 | ALL & !4);
     memory.put(0x3048, 0x4000 | ALL & !2);
     let walk = walk(level4(), &memory, GVA4, Access::READ).expect("mapped");
-    let inherited: alloc::vec::Vec<_> = walk.records().map(|(_, record)| record.inherited()).collect();
+    let inherited: alloc::vec::Vec<_> = walk.records().map(|record| record.inherited).collect();
     assert_eq!(inherited, [Rights::all(), Rights::WRITE | Rights::USER, Rights::WRITE, Rights::empty()]);
     assert_eq!(walk.rights(), Rights::empty());
     assert_eq!(memory.get(0x4058, GpteWidth::Bytes8), FRAME << 12 | ALL);
