@@ -19,7 +19,7 @@
 //! 1. Each entry is read once; everything derived from it is derived from that copy. A store of A or D is a compare-exchange
 //!    against the copy, and losing it is [`WalkFailure::Retry`].
 //! 2. No guest value makes the walker panic or read an address that the guest's entries don't name.
-//! 3. The tables are those of the state: only [`Walker::set_state`] changes either.
+//! 3. The tables are those of the state's mode: whatever changes the mode derives them anew.
 //!
 //! Known gaps: supervisor protection keys (CR4.PKS), shadow stacks (CR4.CET), LAM and LASS are not modelled.
 
@@ -42,7 +42,7 @@ pub use permission::{PermissionTable, Rights};
 pub use record::{GpteRecord, Walk};
 
 use crate::addr::{Gpa, Gva, Level};
-use crate::paging::{GuestFormat, PagingState, Pkru};
+use crate::paging::{Cr3, GuestFormat, PagingState, Pdptes, Pkru};
 use decoder::Step;
 use format::{Bits32, Format, Level4, Level5, Pae};
 use gpte::Through;
@@ -59,7 +59,6 @@ pub struct PageFault {
 /// Why a walk gave no translation.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
 #[non_exhaustive]
-#[must_use]
 pub enum WalkFailure {
     /// The guest gets #PF.
     #[error("page fault with error code {:#x} at level {}", .0.code.bits(), .0.level.get())]
@@ -116,6 +115,12 @@ impl Walker {
         } else {
             *self = Self::new(state);
         }
+    }
+    /// Takes over a new CR3 and the page-directory-pointer registers loaded with it, if the format has any.
+    #[inline]
+    pub const fn set_cr3(&mut self, cr3: Cr3, pdptes: Option<Pdptes>) {
+        self.state.cr3 = cr3;
+        self.state.pdptes = pdptes;
     }
     /// Takes over a new value of the protection-key register.
     #[inline]
