@@ -130,10 +130,11 @@ fn no_other_bit_of_a_32_bit_entry_is_reserved() {
 fn pae_goes_through_four_pointers_in_memory() {
     let memory = tables_pae();
     // The root is 32 bytes on a 32-byte boundary; CR3's high half means nothing.
-    memory.put(ROOT + 0x60 + 8 * 2, 0x2000 | 1);
-    for cr3 in [ROOT, ROOT | 0x60, 7 << 32 | ROOT | 0x1f] {
+    memory.put(ROOT + 0x60 + 8 * 2, 0x4000 | 1);
+    memory.put(0x4000 + 8 * 2, 0x20_0000 | 1 << 7 | ALL);
+    for (cr3, gfn) in [(ROOT, 0xabc_def0), (ROOT | 0x60, 0x355), (7 << 32 | ROOT | 0x1f, 0xabc_def0)] {
         let state = PagingState { cr3: Cr3::new(cr3), ..pae() };
-        assert_eq!(frame(state, &memory, GVA), Gfn::new(0xabc_def0), "{cr3:#x}");
+        assert_eq!(frame(state, &memory, GVA), Gfn::new(gfn), "{cr3:#x}");
     }
 }
 

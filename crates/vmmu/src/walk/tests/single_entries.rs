@@ -54,6 +54,15 @@ fn a_leaf_keeps_what_a_mapping_needs() {
 }
 
 #[test]
+fn the_pat_bit_moves_in_a_large_leaf() {
+    let decoder = Decoder::new(level4().mode());
+    for (bits, cache) in [(1 << 7, CacheBits::empty()), (1 << 12 | 1 << 7, CacheBits::PAT), (1 << 7 | 1 << 3, CacheBits::PWT)] {
+        let Entry::Leaf(leaf) = decoder.decode(Level::L2, Gpte::new(bits | ALL), Rights::all()) else { panic!("a leaf") };
+        assert_eq!(leaf.cache_bits(), cache);
+    }
+}
+
+#[test]
 fn rights_only_narrow() {
     let decoder = Decoder::new(level4().mode());
     let inherited = Rights::WRITE | Rights::EXECUTE;
