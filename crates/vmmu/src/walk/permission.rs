@@ -10,7 +10,7 @@
 use bitflags::bitflags;
 
 use super::access::{Access, PageFaultCode};
-use crate::paging::{PagingMode, PagingRules, Pkru, ProtectionKey};
+use crate::paging::{GuestFormat, PagingMode, PagingRules, Pkru, ProtectionKey};
 
 bitflags! {
     /// What the guest's entries allow, taken together along the way to a page.
@@ -50,7 +50,8 @@ impl PermissionTable {
     pub const fn new(mode: PagingMode) -> Self {
         let mut rows = [0; Access::KINDS];
         let mut kind = 0;
-        while kind < Access::KINDS {
+        // Without paging the rows stay empty: nothing is refused.
+        while kind < Access::KINDS && !matches!(mode.format(), GuestFormat::Off) {
             rows[kind] = row(mode.rules(), Access::of_kind(kind));
             kind += 1;
         }
@@ -60,9 +61,6 @@ impl PermissionTable {
         } else {
             PageFaultCode::WRITE.union(PageFaultCode::USER)
         };
-        if mode.format() as u8 == crate::paging::GuestFormat::Off as u8 {
-            rows = [0; Access::KINDS];
-        }
         Self { rows, reported }
     }
 

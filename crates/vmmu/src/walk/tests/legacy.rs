@@ -3,7 +3,7 @@
 use super::guest::{ALL, MEMORY, Memory, ROOT, bits32, cpu, fault, frame, level4, level5, pae, walk};
 use crate::addr::{Gfn, Gpa, Level};
 use crate::paging::{CpuFeatures, Cr0, Cr3, Cr4, Efer, GuestFormat, PagingRules, PagingState, Pdptes, PhysBits};
-use crate::walk::{Access, Decoder, PageFaultCode, Rights, WalkFailure};
+use crate::walk::{Access, Decoder, PageFaultCode, PermissionTable, Rights, WalkFailure};
 
 /// Slots 0x201 and 0x155 of 32-bit paging; slots 2, 8 and 0x155 of PAE paging.
 const GVA: u64 = 0x8055_5678;
@@ -59,6 +59,8 @@ fn without_paging_every_access_reaches_its_own_address() {
     assert_eq!((walk.leaf_level(), walk.base()), (Level::L3, Gfn::new(0x8_0000)));
     assert_eq!(walk.records().count(), 0);
     assert!(memory.reads().is_empty());
+    let table = PermissionTable::new(state.mode());
+    assert!(table.allows(Rights::empty(), Access::USER_WRITE) && table.allows(Rights::empty(), Access::USER_FETCH));
 }
 
 #[test]

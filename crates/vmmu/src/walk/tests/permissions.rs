@@ -154,13 +154,12 @@ fn protection_keys_stop_data_accesses_to_user_pages_only() {
         (0b00, WP, Access::USER_WRITE, true),
     ] {
         let pkru = Pkru::new(pkru << 10);
-        let table = table(wp | PagingRules::PKE);
+        let keys = table(wp | PagingRules::PKE);
         let user = Rights::all();
-        assert_eq!(table.key_allows(user, key, pkru, access), allowed, "{pkru:?} {wp:?} {access:?}");
-        assert!(table.key_allows(user - Rights::USER, key, pkru, access));
-        assert!(table.key_allows(user, ProtectionKey::truncate(4), pkru, access));
-        let off = super::permissions::table(wp);
-        assert!(off.key_allows(user, key, pkru, access), "PKE is clear");
+        assert_eq!(keys.key_allows(user, key, pkru, access), allowed, "{pkru:?} {wp:?} {access:?}");
+        assert!(keys.key_allows(user - Rights::USER, key, pkru, access));
+        assert!(keys.key_allows(user, ProtectionKey::truncate(4), pkru, access));
+        assert!(table(wp).key_allows(user, key, pkru, access), "PKE is clear");
     }
 }
 
