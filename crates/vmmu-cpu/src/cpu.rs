@@ -19,7 +19,7 @@ use crate::fault::{Fault, NpfCode, Via, Violation};
 use crate::format::Limits;
 use crate::mem::PhysMemory;
 use crate::mem::pool::Moment;
-use crate::policy::Policy;
+use crate::policy::{Odds, Policy};
 use crate::regs::{Cr4, Efer, Model, Nested, PagingMode, Registers};
 use crate::structures::Structures;
 use crate::tlb::{EptNumber, Tag, Tlb, TlbEntry};
@@ -136,7 +136,7 @@ impl Cpu {
                 ..access
             },
         )?;
-        Ok(self.mem.load(at.hpa))
+        Ok(self.mem.peek(at.hpa))
     }
 
     /// Writes the 64-bit word at `va`, which must be aligned.
@@ -192,7 +192,7 @@ impl Cpu {
                 ..access
             },
         )?;
-        Ok(self.mem.load(at.hpa))
+        Ok(self.mem.peek(at.hpa))
     }
 
     /// Translates `va` speculatively: fills the caches and sets accessed bits, faults never.
@@ -230,6 +230,14 @@ impl Cpu {
         let entry = self.walk_linear(va, Want::Access(access))?;
         self.check_page(&entry, va, Via::Entry(leaf_level(entry.size)))?;
         Ok(Translation::new(va, entry, Source::Walk))
+    }
+
+    /// Caches a translation, unless the policy would never use it.
+    pub(crate) fn fill(&mut self, entry: TlbEntry) {
+        if self.policy.use_tlb != Odds::NEVER {
+            self.tlb.insert(entry);
+            self.note(Event::Filled(entry));
+        }
     }
 
     /// Says whether a cached entry grants the access, with the registers of now.
@@ -286,7 +294,7 @@ impl Cpu {
     fn evict(&mut self, va: Va) {
         self.counters.evictions += 1;
         self.note(Event::Evicted);
-        match self.rng.u8(0..4) {
+        match self.rng.u8(0..8) {
             0 => {
                 self.tlb.clear();
                 self.structures.clear();

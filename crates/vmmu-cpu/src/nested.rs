@@ -12,7 +12,6 @@
 use crate::access::{Access, Kind, Privilege, Rights};
 use crate::addr::{Gpa, Hpa, Va};
 use crate::cpu::Cpu;
-use crate::event::Event;
 use crate::fault::{Fault, Misuse, NpfCode, Via, Violation};
 use crate::format::Limits;
 use crate::regs::NestedFlags;
@@ -121,8 +120,7 @@ impl Cpu {
             root: self.root_frame(),
             since: leaf.since,
         };
-        self.tlb.insert(entry);
-        self.note(Event::Filled(entry));
+        self.fill(entry);
         Ok(entry)
     }
 

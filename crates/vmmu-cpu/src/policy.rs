@@ -41,10 +41,10 @@ pub struct Policy {
     /// Before an access: translate one of the candidates (see
     /// [`crate::Cpu::set_candidates`]) speculatively.
     pub speculate: Odds,
-    /// Use a cached translation when there is one.
+    /// Use a cached translation when there is one; with [`Odds::NEVER`] none is even cached.
     pub use_tlb: Odds,
     /// Begin a walk at a cached structure entry when there is one; the deepest if always, any
-    /// otherwise.
+    /// otherwise; with [`Odds::NEVER`] none is even cached.
     pub use_structures: Odds,
     /// Fault on a cached translation that denies the access, without looking at the tables,
     /// which may have become more permissive (Intel SDM vol. 3, 4.10.4.3).
@@ -63,7 +63,7 @@ impl Policy {
 
     /// Chooses anew each time.
     pub const RANDOM: Self = Self {
-        evict: Odds::of_256(8),
+        evict: Odds::of_256(2),
         speculate: Odds::of_256(32),
         use_tlb: Odds::of_256(192),
         use_structures: Odds::of_256(128),

@@ -10,7 +10,7 @@
 //! 2. A and D are set by compare-exchange against the value that was decoded: an entry that
 //!    changed meanwhile is decoded anew (Intel SDM vol. 3, 4.8; APM vol. 2, 5.4.2).
 //! 3. Nothing is cached whose accessed bit is not set, and D only for a granted write.
-//! 4. No table is read before its frame was found usable.
+//! 4. What is read from a frame that is not usable as a table is never decoded.
 
 use crate::access::{self, Access, Kind, Rights};
 use crate::addr::{Gpa, Hpa, Level, PageSize, Va};
@@ -19,6 +19,7 @@ use crate::event::Event;
 use crate::fault::{EptQualification, Fault, Misuse, NpfCode, PfCode, Via, Violation};
 use crate::format::{Format, Limits, Step};
 use crate::mem::pool::Moment;
+use crate::policy::Odds;
 use crate::regs::PagingMode;
 use crate::structures::{self, StructureEntry};
 use crate::tlb::{Stage, Tag, TlbEntry};
@@ -109,7 +110,7 @@ impl Cpu {
             let slot = table
                 .hpa
                 .plus(job.format.entry_offset(at.level, job.address));
-            let entry = self.load_entry(job.format, slot);
+            let entry = self.load_entry(job, &at, slot, table.since)?;
             // After the load: see `PhysMemory::moment`.
             let since = self.mem.moment();
             let status = job.format.status_bits(at.level, &job.limits);
@@ -197,7 +198,7 @@ impl Cpu {
         }
     }
 
-    /// Finds the table in host-physical memory, and makes sure that it is one.
+    /// Finds the table in host-physical memory.
     fn resolve(&mut self, job: &Job, at: &mut Cursor) -> Result<Table, Fault> {
         let table = match at.table {
             Some(table) => table,
@@ -218,15 +219,6 @@ impl Cpu {
             },
         };
         at.table = Some(table);
-        let frame = table.hpa.frame();
-        self.mem.usable(frame, table.since).map_err(|why| {
-            self.violation(Violation {
-                kind: Misuse::Table(why),
-                frame,
-                via: at.via,
-                address: job.address,
-            })
-        })?;
         Ok(table)
     }
 
@@ -252,6 +244,9 @@ impl Cpu {
             since,
         };
         let table = self.resolve(job, &mut next)?;
+        if self.policy.use_structures == Odds::NEVER {
+            return Ok(next);
+        }
         self.structures.insert(StructureEntry {
             tag: job.tag,
             format: job.format,
@@ -306,12 +301,27 @@ impl Cpu {
         Ok(done)
     }
 
-    fn load_entry(&self, format: Format, slot: Hpa) -> u64 {
-        if format.entry_bytes() == 4 {
-            u64::from(self.mem.load32(slot))
+    /// Reads an entry, and makes sure that it is in a table.
+    fn load_entry(
+        &mut self,
+        job: &Job,
+        at: &Cursor,
+        slot: Hpa,
+        since: Moment,
+    ) -> Result<u64, Fault> {
+        let loaded = if job.format.entry_bytes() == 4 {
+            self.mem.walk_load32(slot, since).map(u64::from)
         } else {
-            self.mem.load(slot)
-        }
+            self.mem.walk_load(slot, since)
+        };
+        loaded.map_err(|why| {
+            self.violation(Violation {
+                kind: Misuse::Table(why),
+                frame: slot.frame(),
+                via: at.via,
+                address: job.address,
+            })
+        })
     }
 
     fn check_leaf(&self, job: &Job, rights: Rights, key: u8) -> Result<(), Fault> {
@@ -423,8 +433,7 @@ impl Cpu {
         };
         let entry = self.complete(va, want, tag, &leaf)?;
         if self.nested.is_some() || self.regs.mode() != PagingMode::Off {
-            self.tlb.insert(entry);
-            self.note(Event::Filled(entry));
+            self.fill(entry);
         }
         Ok(entry)
     }

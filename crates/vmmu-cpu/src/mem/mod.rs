@@ -16,7 +16,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use std::sync::OnceLock;
 
 use crate::addr::{Frame, Hpa};
-use pool::{Moment, Pool, Status};
+use pool::{Moment, Pool, Status, Unusable};
 
 /// Frames in one lazily created piece of memory (256 KiB).
 const CHUNK_FRAMES: u64 = 64;
@@ -110,6 +110,34 @@ impl PhysMemory {
         // sees the entry that links it, as on x86.
         self.existing(hpa)
             .map_or(0, |word| word.load(Ordering::Acquire))
+    }
+
+    /// Reads the word at `hpa` through a reference read at `since`, as a walker does.
+    pub(crate) fn walk_load(&self, hpa: Hpa, since: Moment) -> Result<u64, Unusable> {
+        if !self.contains(hpa) {
+            return Err(Unusable::Outside);
+        }
+        let (chunk, word) = Self::chunk_index(hpa);
+        let Some(chunk) = self.chunks.get(chunk).and_then(OnceLock::get) else {
+            return Ok(0);
+        };
+        // Acquire as in `peek`. The word first: were the frame freed between the two loads, the
+        // poison would pass for an entry, the other way round.
+        let value = chunk
+            .words
+            .get(word)
+            .map_or(0, |word| word.load(Ordering::Acquire));
+        let frame = word / FRAME_WORDS as usize;
+        let status = chunk
+            .status
+            .get(frame)
+            .map_or(0, |cell| cell.load(Ordering::Acquire));
+        Status::from_raw(status).usable(since).map(|()| value)
+    }
+
+    /// Reads the half-word at `hpa` like [`PhysMemory::walk_load`].
+    pub(crate) fn walk_load32(&self, hpa: Hpa, since: Moment) -> Result<u32, Unusable> {
+        self.walk_load(hpa, since).map(|word| half(word, hpa))
     }
 
     /// Writes the 64-bit word at `hpa` (aligned down to 8).

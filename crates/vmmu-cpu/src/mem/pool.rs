@@ -92,6 +92,15 @@ impl Status {
     fn last_free(self) -> u64 {
         self.0 >> 2
     }
+
+    /// Says whether a reference read at `since` may still be used.
+    pub(super) fn usable(self, since: Moment) -> Result<(), Unusable> {
+        match self.state() {
+            Self::FREED => Err(Unusable::Free),
+            _ if self.last_free() > since.0 => Err(Unusable::Reused),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// What the pool keeps beside the status words.
@@ -257,12 +266,7 @@ impl PhysMemory {
         if frame.get() >= self.frames {
             return Err(Unusable::Outside);
         }
-        let status = self.raw_status(frame);
-        match status.state() {
-            Status::FREED => Err(Unusable::Free),
-            _ if status.last_free() > since.0 => Err(Unusable::Reused),
-            _ => Ok(()),
-        }
+        self.raw_status(frame).usable(since)
     }
 }
 
