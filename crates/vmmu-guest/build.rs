@@ -7,6 +7,7 @@ use std::path::PathBuf;
 const GUESTS: &[(&str, &str)] = &[
     ("bench-guest", "long-mode.ld"),
     ("multiboot-guest", "multiboot.ld"),
+    ("stress-guest", "long-mode.ld"),
 ];
 
 fn main() {

@@ -5,6 +5,7 @@
 //! | `bench-guest` | PVH (32-bit entry, goes to long mode itself) | times 22 paging operations; `bench` compares them |
 //!
 //! | `multiboot-guest` | multiboot-1 (32-bit, paging off) | checks the hand-over, then what its command line says |
+//! | `stress-guest` | PVH (32-bit entry, goes to long mode itself) | uses paging in every way it can and checks each result |
 //!
 //! Each is freestanding Rust or assembly for the host's own target. They are built, and run natively, with the
 //! commands below; a hypervisor under test takes the same files.
@@ -16,6 +17,7 @@
 //! native="qemu-system-x86_64 -accel tcg -cpu EPYC -m 256M -display none -nic none -no-reboot
 //!     -debugcon stdio -serial null -device isa-debug-exit,iobase=0xf4,iosize=4"
 //! timeout 20 $native -icount shift=0,sleep=off -kernel target/image/bench-guest
+//! timeout 60 $native -kernel target/image/stress-guest
 //! timeout 20 $native -kernel target/image/multiboot-guest.elf -append 'mode=pae exit=5' -initrd 'module text,other'
 //! ```
 //!

@@ -25,10 +25,15 @@ impl Gate {
         reserved: 0,
     };
 
-    /// An interrupt gate (present, DPL 0) to the assembly routine at `handler`.
+    /// An interrupt gate (present, DPL 0) to the assembly routine `handler`.
     #[must_use]
     pub fn new(handler: unsafe extern "C" fn()) -> Self {
-        let address = handler as usize as u64;
+        Self::at(handler as usize as u64)
+    }
+
+    /// An interrupt gate (present, DPL 0) to the routine at `address`.
+    #[must_use]
+    pub const fn at(address: u64) -> Self {
         Self {
             offset_low: address as u16,
             selector: 8,
@@ -36,6 +41,26 @@ impl Gate {
             offset_middle: (address >> 16) as u16,
             offset_high: (address >> 32) as u32,
             reserved: 0,
+        }
+    }
+}
+
+impl Gate {
+    /// The same gate, open to INT3 in user mode.
+    #[must_use]
+    pub fn for_user(self) -> Self {
+        Self {
+            stack_and_type: self.stack_and_type | 0x6000,
+            ..self
+        }
+    }
+
+    /// The same gate, its handler on interrupt stack `number` (1 to 7).
+    #[must_use]
+    pub fn on_stack(self, number: u16) -> Self {
+        Self {
+            stack_and_type: self.stack_and_type & !7 | number,
+            ..self
         }
     }
 }
@@ -50,19 +75,34 @@ static mut TABLE: [Gate; 32] = [Gate::EMPTY; 32];
 ///   code (if the vector has one) popped, or that does not return.
 /// - No exception may occur during the call.
 pub unsafe fn install_gates(gates: [Gate; 32]) {
+    let table = &raw mut TABLE;
+    // SAFETY: one processor, interrupts off, and no exception during the call: nothing else reads the table.
+    unsafe { table.write(gates) };
+    // SAFETY: the table is static and the caller vouches for its handlers.
+    unsafe { use_gates_at(gates_address()) };
+}
+
+/// Where the table is.
+#[must_use]
+pub fn gates_address() -> u64 {
+    &raw const TABLE as u64
+}
+
+/// Tells the processor that the table is at `address`.
+///
+/// # Safety
+/// `address` is mapped to the table's memory (see [`gates_address`]) as long as exceptions can occur.
+pub unsafe fn use_gates_at(address: u64) {
     #[repr(C, packed)]
     struct Pointer {
         limit: u16,
         base: u64,
     }
-    let table = &raw mut TABLE;
-    // SAFETY: one processor, interrupts off, and no exception during the call: nothing else reads the table.
-    unsafe { table.write(gates) };
     let pointer = Pointer {
-        limit: (size_of::<[Gate; 32]>() - 1) as u16,
-        base: table as u64,
+        limit: size_of::<[Gate; 32]>() as u16 - 1,
+        base: address,
     };
-    // SAFETY: the table is static and the caller vouches for its handlers.
+    // SAFETY: the caller vouches for what is at the address.
     unsafe {
         asm!("lidt [{}]", in(reg) &raw const pointer, options(readonly, nostack, preserves_flags))
     };

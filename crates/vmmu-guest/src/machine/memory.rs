@@ -8,6 +8,9 @@ use core::ptr;
 /// Where the image and its stack lie (the linker script sees to it).
 pub const IMAGE: Range<u64> = 0x10_0000..0x20_0000;
 
+/// The page size of entries in tables of level 2.
+pub const LARGE_PAGE: u64 = 1 << Level::Pd.shift();
+
 /// The RAM that a guest uses for tables and data.
 pub const TABLES_AND_DATA: Range<u64> = 0x20_0000..0x400_0000;
 
@@ -66,6 +69,12 @@ impl Va {
         Self::new(self.0 + pages * FRAME_SIZE)
     }
 
+    /// The address `bytes` further on.
+    #[must_use]
+    pub const fn plus(self, bytes: u64) -> Self {
+        Self::new(self.0 + bytes)
+    }
+
     /// Where this address's entry sits in a table of `level`.
     #[inline]
     #[must_use]
@@ -86,6 +95,77 @@ impl Va {
     pub fn load(self) -> u64 {
         // SAFETY: as in `store`.
         unsafe { ptr::read_volatile(self.0 as *const u64) }
+    }
+
+    /// Loads 32 bits; the address is a multiple of 4.
+    #[must_use]
+    pub fn load_u32(self) -> u32 {
+        // SAFETY: as in `store`.
+        unsafe { ptr::read_volatile(self.0 as *const u32) }
+    }
+
+    /// Stores one byte.
+    pub fn store_u8(self, value: u8) {
+        // SAFETY: as in `store`.
+        unsafe { ptr::write_volatile(self.0 as *mut u8, value) };
+    }
+
+    /// Stores 32 bits.
+    pub fn store_u32(self, value: u32) {
+        // SAFETY: as in `store`. The address may be any, so not through a pointer, whose alignment counts.
+        unsafe {
+            asm!("mov [{}], {:e}", in(reg) self.0, in(reg) value, options(nostack, preserves_flags))
+        };
+    }
+
+    /// Stores two words by one 128-bit instruction; the address is a multiple of 16.
+    pub fn store_pair(self, low: u64, high: u64) {
+        // SAFETY: as in `store`.
+        unsafe {
+            asm!("movq {wide}, {low}", "movq {upper}, {high}", "punpcklqdq {wide}, {upper}", "movaps [{at}], {wide}",
+                 wide = out(xmm_reg) _, upper = out(xmm_reg) _, low = in(reg) low, high = in(reg) high, at = in(reg) self.0,
+                 options(nostack, preserves_flags));
+        }
+    }
+
+    /// Exchanges 64 bits, locked.
+    pub fn exchange(self, value: u64) -> u64 {
+        let old;
+        // SAFETY: as in `store`.
+        unsafe {
+            asm!("xchg [{at}], {value}", at = in(reg) self.0, value = inout(reg) value => old,
+                 options(nostack, preserves_flags));
+        }
+        old
+    }
+
+    /// Stores `value` if the 64 bits there are `expected`, locked. Returns what was there.
+    pub fn compare_exchange(self, expected: u64, value: u64) -> u64 {
+        let old;
+        // SAFETY: as in `store`.
+        unsafe {
+            asm!("lock cmpxchg [{at}], {value}", at = in(reg) self.0, value = in(reg) value,
+                 inout("rax") expected => old, options(nostack));
+        }
+        old
+    }
+
+    /// Stores `value` to `count` words by one string instruction.
+    pub fn fill(self, value: u64, count: u64) {
+        // SAFETY: as in `store`, for each word; the direction flag is clear by the ABI.
+        unsafe {
+            asm!("rep stosq", inout("rdi") self.0 => _, inout("rcx") count => _, in("rax") value,
+                 options(nostack, preserves_flags));
+        }
+    }
+
+    /// Copies `bytes` bytes from `source` by one string instruction.
+    pub fn copy_from(self, source: Self, bytes: u64) {
+        // SAFETY: as in `fill`.
+        unsafe {
+            asm!("rep movsb", inout("rdi") self.0 => _, inout("rsi") source.0 => _, inout("rcx") bytes => _,
+                 options(nostack, preserves_flags));
+        }
     }
 }
 

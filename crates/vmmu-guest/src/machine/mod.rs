@@ -19,7 +19,8 @@ mod interrupt;
 mod memory;
 mod port;
 pub mod register;
+pub mod segment;
 
-pub use interrupt::{Gate, install_gates};
-pub use memory::{Entry, Frame, FramePool, IMAGE, Level, TABLES_AND_DATA, Va};
+pub use interrupt::{Gate, gates_address, install_gates, use_gates_at};
+pub use memory::{Entry, Frame, FramePool, IMAGE, LARGE_PAGE, Level, TABLES_AND_DATA, Va};
 pub use port::{Port, end_run};

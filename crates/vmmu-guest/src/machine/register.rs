@@ -4,6 +4,7 @@
 //! [`machine`](super) is on the caller that filled it.
 
 use core::arch::asm;
+use core::arch::x86_64::{__cpuid_count, CpuidResult};
 
 use super::{Frame, Va};
 
@@ -47,4 +48,88 @@ pub fn cr4() -> u64 {
     // SAFETY: reading CR4 has no side effect.
     unsafe { asm!("mov {}, cr4", out(reg) value, options(nomem, nostack, preserves_flags)) };
     value
+}
+
+bitflags::bitflags! {
+    /// The bits of control registers that decide what an access may do, wherever they are.
+    ///
+    /// The image's own pages are writable, supervisor's, executable and not global, so it runs under any of them.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Control: u64 {
+        /// CR0.WP: read-only pages are so for the supervisor too.
+        const WP = 1 << 16;
+        /// CR4.PGE: global pages.
+        const PGE = 1 << 7;
+        /// CR4.SMEP: the supervisor does not execute user pages.
+        const SMEP = 1 << 20;
+        /// CR4.SMAP: the supervisor accesses user pages only with RFLAGS.AC set.
+        const SMAP = 1 << 21;
+        /// EFER.NXE: bit 63 of an entry means "not executable" instead of being reserved.
+        const NXE = 1 << 11;
+    }
+}
+
+impl Control {
+    const IN_CR0: Self = Self::WP;
+    const IN_CR4: Self = Self::PGE.union(Self::SMEP).union(Self::SMAP);
+    const IN_EFER: Self = Self::NXE;
+
+    /// Makes the processor use exactly these. Writes only the registers that change.
+    pub fn load(self) {
+        let merged = |old: u64, mask: Self| old & !mask.bits() | self.intersection(mask).bits();
+        let (cr0, cr4, efer) = (cr0(), cr4(), efer());
+        let (new_cr0, new_cr4) = (merged(cr0, Self::IN_CR0), merged(cr4, Self::IN_CR4));
+        let new_efer = merged(efer, Self::IN_EFER);
+        if new_cr0 != cr0 {
+            // SAFETY: only WP changes, and no page of the image is read-only.
+            unsafe { asm!("mov cr0, {}", in(reg) new_cr0, options(nostack, preserves_flags)) };
+        }
+        if new_cr4 != cr4 {
+            // SAFETY: only PGE, SMEP and SMAP change, and no page of the image is global or the user's.
+            unsafe { asm!("mov cr4, {}", in(reg) new_cr4, options(nostack, preserves_flags)) };
+        }
+        if new_efer != efer {
+            let (low, high) = (new_efer as u32, (new_efer >> 32) as u32);
+            // SAFETY: only NXE changes, and no entry for the image has bit 63 set.
+            unsafe {
+                asm!("wrmsr", in("ecx") EFER, in("eax") low, in("edx") high, options(nostack, preserves_flags))
+            };
+        }
+    }
+}
+
+/// The number of the extended-feature register.
+const EFER: u32 = 0xc000_0080;
+
+/// Reads EFER.
+#[must_use]
+pub fn efer() -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: reading EFER has no side effect.
+    unsafe {
+        asm!("rdmsr", in("ecx") EFER, out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags))
+    };
+    u64::from(high) << 32 | u64::from(low)
+}
+
+/// Reads CR3.
+#[must_use]
+pub fn cr3() -> u64 {
+    let value;
+    // SAFETY: reading CR3 has no side effect.
+    unsafe { asm!("mov {}, cr3", out(reg) value, options(nomem, nostack, preserves_flags)) };
+    value
+}
+
+/// Loads CR3 with `root` and the cache-control bits PWT and PCD as `cache_bits` says.
+pub fn load_root_with(root: Frame, cache_bits: u64) {
+    let value = root.address() | cache_bits & 0x18;
+    // SAFETY: as in `load_root`.
+    unsafe { asm!("mov cr3, {}", in(reg) value, options(nostack, preserves_flags)) };
+}
+
+/// Executes CPUID with `leaf` (subleaf 0).
+#[must_use]
+pub fn cpuid(leaf: u32) -> CpuidResult {
+    __cpuid_count(leaf, 0)
 }
