@@ -253,11 +253,15 @@ fn decode_64(format: Format, entry: u64, level: Level, limits: &Limits) -> Step 
         reserved |= 0x7ff << 52;
     }
     let large = entry & LARGE != 0;
+    let bit8 = limits
+        .model
+        .features
+        .contains(Features::UPPER_BIT8_RESERVED);
+    if bit8 && level >= Level::L3 && format != Format::Pae && !large {
+        reserved |= GLOBAL;
+    }
     if level >= Level::L4 {
         reserved |= LARGE;
-        if limits.model.features.contains(Features::TOP_BIT8_RESERVED) {
-            reserved |= GLOBAL;
-        }
     } else if large && level == Level::L3 {
         let has = limits.model.features.contains(Features::GB_PAGES);
         reserved |= if has { 0x3fff_e000 } else { LARGE };

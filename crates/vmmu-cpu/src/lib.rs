@@ -49,6 +49,7 @@
 mod access;
 mod addr;
 mod cpu;
+mod data;
 mod event;
 mod fault;
 mod format;

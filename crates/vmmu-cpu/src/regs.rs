@@ -269,9 +269,9 @@ bitflags! {
         const GB_PAGES = 1 << 0;
         /// EPT entries may allow execution without reading.
         const EPT_EXECUTE_ONLY = 1 << 1;
-        /// Bit 8 of a level-4 or level-5 entry must be zero (APM vol. 2, figures 5-20 and 5-21);
-        /// Intel ignores it.
-        const TOP_BIT8_RESERVED = 1 << 2;
+        /// Bit 8 of a long-mode or NPT entry of level 3 and up that points at a table must be
+        /// zero (APM vol. 2, 5.3.3); Intel ignores it.
+        const UPPER_BIT8_RESERVED = 1 << 2;
         /// PAE loads its four PDPTEs into registers with CR3 (Intel SDM vol. 3, 4.4.1); without
         /// this they are read when needed. Nested NPT always reads them when needed
         /// (APM vol. 2, 15.25.10).

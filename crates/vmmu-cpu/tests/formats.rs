@@ -124,7 +124,7 @@ fn a_missing_entry_at_any_level_is_not_present() {
 #[test]
 fn reserved_bits_fault_with_present_and_reserved_set() {
     let rsv = PfCode::PRESENT | PfCode::RESERVED;
-    let cases: [(Format, Level, u64); 14] = [
+    let cases: [(Format, Level, u64); 15] = [
         (Format::Bits32, Level::L2, PS | 1 << 21),
         (Format::Pae, Level::L1, 1 << 52),
         (Format::Pae, Level::L1, 1 << 48),
@@ -137,6 +137,7 @@ fn reserved_bits_fault_with_present_and_reserved_set() {
         (Format::Long4, Level::L3, PS | 1 << 13),
         (Format::Long4, Level::L4, PS),
         (Format::Long4, Level::L4, G),
+        (Format::Long4, Level::L3, G),
         (Format::Long5, Level::L5, PS),
         (Format::Long5, Level::L4, 1 << 50),
     ];

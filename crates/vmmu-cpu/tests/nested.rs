@@ -8,13 +8,15 @@ use common::{A, D, NX, RWU, Tables, level_of, registers};
 use vmmu_cpu::{
     Access, Asid, Cpu, EptQualification, Fault, Flush, Format, Frame, Gpa, Hpa, Level, Model,
     Nested, NestedFlags, NpfCode, PageSize, PfCode, PhysMemory, Policy, Reach, Registers, Source,
-    Va, World,
+    Va, World, Zone,
 };
 
 /// Where guest-physical 0 is in host-physical memory.
 const RAM: u64 = 0x1000_0000;
 const HOST_ROOT: u64 = 0x10_0000;
 const GUEST_ROOT: u64 = 0x20_0000;
+/// The one frame that can be allocated and freed.
+const POOL: Frame = Frame::new(0x8_0000);
 /// A page of the guest.
 const PAGE: u64 = 0x60_0000;
 const EPT_A: u64 = 1 << 8;
@@ -45,7 +47,10 @@ fn nested(format: Format) -> Nested {
 
 /// 64 MiB of guest RAM mapped by 4 KiB pages; the guest's tables are yet empty.
 fn machine(guest: Format, nested: Nested, regs: Registers, policy: Policy) -> Machine {
-    let mem = Arc::new(PhysMemory::new(1 << 20));
+    let mem = Arc::new(PhysMemory::with_pool(
+        1 << 20,
+        POOL..Frame::new(POOL.get() + 1),
+    ));
     let mut host = Tables::new(&mem, nested.format, HOST_ROOT, 0);
     let flags = if nested.format.is_ept() {
         7 | EPT_WB
@@ -471,4 +476,33 @@ fn guest_physical_addresses_beyond_the_nested_tables_fault_instead_of_wrapping()
         Err(Fault::Nested { gpa, code })
     );
     assert_eq!(level_of(PageSize::Size4K), Level::L1);
+}
+
+#[test]
+fn a_dirty_guest_entry_alone_does_not_spare_the_nested_dirty_bit() {
+    let mut m = long4(Policy::KEEP);
+    m.guest.map(VA.get(), PAGE, PageSize::Size4K, RWU | A | D);
+    m.cpu.read(VA, Access::READ).expect("mapped");
+    assert_eq!(m.host.entry(PAGE, Level::L1) & D, 0);
+    m.cpu.write(VA, 1, Access::WRITE).expect("mapped");
+    assert_eq!(m.host.entry(PAGE, Level::L1) & D, D);
+}
+
+#[test]
+fn a_frame_taken_back_is_missed_by_no_new_translation_through_a_stale_nested_one() {
+    let mut m = long4(Policy::KEEP);
+    let frame = m.mem.alloc(Zone::Any).expect("one frame");
+    let page = m.host.slot(PAGE, Level::L1);
+    m.host.store(page, frame.hpa().get() | RWU);
+    m.guest.map(VA.get() + 0x1000, PAGE, PageSize::Size4K, RWU);
+    m.cpu.read(VA, Access::READ).expect("mapped");
+    m.mem.free(frame).expect("allocated");
+    assert_eq!(m.mem.alloc(Zone::Any), Some(frame));
+    let fault = m.cpu.read(VA.plus(0x1000), Access::READ).unwrap_err();
+    assert!(
+        matches!(fault, Fault::Violation(v) if v.frame == frame),
+        "{fault}"
+    );
+    m.cpu.flush(Flush::All);
+    assert!(m.cpu.read(VA.plus(0x1000), Access::READ).is_ok());
 }

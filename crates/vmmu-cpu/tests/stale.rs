@@ -346,3 +346,48 @@ fn a_bit_set_in_a_4_byte_entry_leaves_the_other_half_of_its_word_alone() {
     );
     assert_eq!(tables.entry(0x1000, Level::L1), PAGE | RWU | A | D);
 }
+
+#[test]
+fn a_cached_structure_entry_brings_the_rights_of_its_time() {
+    let (_, mut tables, mut cpu) = simple();
+    let neighbour = VA.plus(0x1000);
+    tables.map(neighbour.get(), PAGE + 0x1000, PageSize::Size4K, RWU);
+    let (slot, pde) = (
+        tables.slot(VA.get(), Level::L2),
+        tables.entry(VA.get(), Level::L2),
+    );
+    tables.store(slot, pde & !2);
+    cpu.read(VA, Access::USER_READ).expect("readable");
+    tables.store(slot, pde);
+    let code = PfCode::PRESENT | PfCode::WRITE | PfCode::USER;
+    let denied = Err(Fault::Page {
+        va: neighbour,
+        code,
+    });
+    assert_eq!(
+        cpu.write(neighbour, 1, Access::USER_WRITE),
+        denied,
+        "read-only when cached"
+    );
+    assert_eq!(
+        cpu.write(neighbour, 1, Access::USER_WRITE),
+        Ok(()),
+        "the fault dropped it"
+    );
+}
+
+#[test]
+fn bytes_may_cross_pages_and_a_fault_on_the_second_writes_neither() {
+    let (mem, mut tables, mut cpu) = simple();
+    let last = VA.plus(0xffe);
+    assert!(cpu.write_bytes(last, &[1, 2, 3], Access::WRITE).is_err());
+    assert_eq!(mem.load(Hpa::new(PAGE + 0xff8)), 0);
+    tables.map(VA.get() + 0x1000, PAGE + 0x5000, PageSize::Size4K, RWU);
+    cpu.write_bytes(last, &[1, 2, 3], Access::WRITE)
+        .expect("both mapped");
+    assert_eq!(mem.load(Hpa::new(PAGE + 0x5000)), 3);
+    let mut back = [0; 3];
+    cpu.read_bytes(last, &mut back, Access::EXECUTE)
+        .expect("executable");
+    assert_eq!(back, [1, 2, 3]);
+}

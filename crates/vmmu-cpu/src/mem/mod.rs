@@ -210,12 +210,18 @@ impl PhysMemory {
         }
     }
 
-    /// Copies `bytes` to `hpa` on, byte by byte: for loading programs, not for live tables.
+    /// Copies `bytes` to `hpa` on. Each word changes by one compare-exchange, so bytes beside
+    /// them that others write are kept.
     pub fn write_bytes(&self, hpa: Hpa, bytes: &[u8]) {
         for (at, byte) in (hpa.get()..).zip(bytes) {
             let (word, shift) = (Hpa::new(at & !7), (at & 7) * 8);
-            let kept = self.load(word) & !(0xff << shift);
-            self.store(word, kept | u64::from(*byte) << shift);
+            loop {
+                let old = self.load(word);
+                let new = (old & !(0xff << shift)) | (u64::from(*byte) << shift);
+                if self.compare_exchange(word, old, new).is_ok() || !self.contains(word) {
+                    break;
+                }
+            }
         }
     }
 
