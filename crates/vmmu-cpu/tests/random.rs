@@ -2,8 +2,9 @@
 
 mod common;
 
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
+use std::time::Instant;
 
 use common::{A, D, PAGE, RWU, Tables, VA, flat, registers, simple};
 use vmmu_cpu::{
@@ -119,10 +120,10 @@ fn speculation_fills_and_sets_accessed_but_neither_dirties_nor_faults() {
 fn bits_set_by_processors_never_undo_a_change_of_the_entry() {
     let (mem, mut tables, _) = simple();
     let slot = tables.slot(VA.get(), Level::L1);
-    let (stop, writes) = (AtomicBool::new(false), AtomicU64::new(0));
+    let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         for seed in 0..2 {
-            let (mem, stop, writes) = (mem.clone(), &stop, &writes);
+            let (mem, stop) = (mem.clone(), &stop);
             scope.spawn(move || {
                 let mut cpu = Cpu::new(mem, Model::STRICT, Policy::NONE, seed);
                 let regs = registers(Format::Long4, 0x10_0000);
@@ -135,12 +136,15 @@ fn bits_set_by_processors_never_undo_a_change_of_the_entry() {
                 while !stop.load(Ordering::Relaxed) {
                     cpu.translate(VA, Access::WRITE)
                         .expect("mapped at all times");
-                    writes.fetch_add(1, Ordering::SeqCst);
                 }
             });
         }
         let (mut expected, mut dirty) = (PAGE | RWU, 0);
-        for round in 0..100_000 {
+        // On a loaded machine the other threads may take their time to begin.
+        let patience = Instant::now();
+        let mut round = 0;
+        while round < 20_000 || (dirty <= 100 && patience.elapsed().as_secs() < 30) {
+            round += 1;
             // Another frame each time: a bit set by a plain store would bring the old one back.
             let next = (PAGE + (round % 64 + 1) * 0x1000) | RWU;
             let found = mem.swap(slot, next);
@@ -148,14 +152,15 @@ fn bits_set_by_processors_never_undo_a_change_of_the_entry() {
                 stop.store(true, Ordering::Relaxed);
                 panic!("stored {expected:#x}, found {found:#x}");
             }
-            dirty += u64::from(found & D != 0);
             expected = next;
+            if found & D != 0 {
+                dirty += 1;
+            } else if round % 16 == 0 {
+                std::thread::yield_now();
+            }
         }
         stop.store(true, Ordering::Relaxed);
-        assert!(
-            dirty > 100 && writes.load(Ordering::SeqCst) > 100,
-            "they met: {dirty}"
-        );
+        assert!(dirty > 100, "the threads met {dirty} times");
     });
 }
 
