@@ -60,6 +60,8 @@ pub(crate) struct Lab {
     pub(crate) ac: AlignmentCheck,
     control: Control,
     user_tables: Entry,
+    /// A root outside `pool`, for the time when no other root's frames may be in use.
+    resting: Frame,
     stored: u64,
     /// Accesses checked so far.
     pub(crate) accesses: u64,
@@ -69,14 +71,16 @@ impl Lab {
     /// A laboratory with a root of its own, loaded.
     pub(crate) fn new(features: Features) -> Self {
         let mut pool = FramePool::new(TABLES.0, TABLES.1);
-        let (code, scratch) = (pool.take(), pool.take());
+        let (code, resting) = (pool.take(), pool.take());
+        resting.set(0, IMAGE_ENTRY);
         probe::write_user_code(code);
-        let (table, index) = scratch.slot(USER_CODE, Level::Pt, &mut pool, PWU);
+        let (table, index) = resting.slot(USER_CODE, Level::Pt, &mut pool, PWU);
         table.set(index, Entry::new(code, Entry::P | Entry::U));
-        let user_tables = scratch.get(USER_CODE.index(Level::Pml4));
+        let user_tables = resting.get(USER_CODE.index(Level::Pml4));
         let mut lab = Self {
             features,
-            root: scratch,
+            root: resting,
+            resting,
             pool,
             ac: AlignmentCheck::Clear,
             control: Control::WP | Control::NXE,
@@ -93,6 +97,7 @@ impl Lab {
         const KEPT: u64 = 8;
         self.set_control(Self::usual_control(self.features));
         self.ac = AlignmentCheck::Clear;
+        self.switch(self.resting);
         self.pool = FramePool::new(TABLES.0.next(KEPT), TABLES.1);
         let root = self.new_root();
         self.switch(root);
