@@ -9,7 +9,7 @@
 use bitflags::bitflags;
 
 use crate::format::{self, ACCESSED, DIRTY, Level};
-use crate::{Access, Denial, Mapping, Mode, Path, Slot, Step, Stop};
+use crate::{Access, Denial, Mapping, Mode, Path, Physical, Slot, Step, Stop};
 
 bitflags! {
     /// The error code of a page fault (SDM section 4.7, APM section 8.4.2).
@@ -63,21 +63,29 @@ impl Outcome {
         }
     }
 
-    /// Says whether the instruction that made the access sees the same: address or error code.
-    ///
-    /// Page size, rights and path are hidden from it.
+    /// Returns what the instruction that made the access can tell; `None` if the walk left memory.
     #[must_use]
-    pub fn looks_like(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Translation(a), Self::Translation(b)) => {
-                a.mapping.physical == b.mapping.physical
+    pub const fn observation(&self) -> Option<Observation> {
+        match self {
+            Self::Translation(translation) => {
+                Some(Observation::Access(translation.mapping.physical))
             }
-            (Self::PageFault(a), Self::PageFault(b)) => a.code == b.code,
-            (Self::NonCanonical, Self::NonCanonical) => true,
-            (Self::Unbacked(a), Self::Unbacked(b)) => a.slot == b.slot,
-            _ => false,
+            Self::PageFault(fault) => Some(Observation::PageFault(fault.code)),
+            Self::NonCanonical => Some(Observation::NonCanonical),
+            Self::Unbacked(_) => None,
         }
     }
+}
+
+/// What an access shows of its translation; page size, rights and entries stay hidden.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Observation {
+    /// It went to this address.
+    Access(Physical),
+    /// It raised #PF with this error code.
+    PageFault(ErrorCode),
+    /// It raised #GP or #SS for its address.
+    NonCanonical,
 }
 
 /// A walk that completed and whose rights permit the access.
