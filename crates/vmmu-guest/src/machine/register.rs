@@ -41,6 +41,15 @@ pub fn cr0() -> u64 {
     value
 }
 
+/// Reads CR2.
+#[must_use]
+pub fn cr2() -> u64 {
+    let value;
+    // SAFETY: reading CR2 has no side effect.
+    unsafe { asm!("mov {}, cr2", out(reg) value, options(nomem, nostack, preserves_flags)) };
+    value
+}
+
 /// Reads CR4.
 #[must_use]
 pub fn cr4() -> u64 {
@@ -132,4 +141,16 @@ pub fn load_root_with(root: Frame, cache_bits: u64) {
 #[must_use]
 pub fn cpuid(leaf: u32) -> CpuidResult {
     __cpuid_count(leaf, 0)
+}
+
+/// Sets the bases of FS and GS, which no compiled code of a guest uses.
+pub fn set_segment_bases(fs: u64, gs: u64) {
+    const FS_BASE: u32 = 0xc000_0100;
+    for (register, base) in [(FS_BASE, fs), (FS_BASE + 1, gs)] {
+        let (low, high) = (base as u32, (base >> 32) as u32);
+        // SAFETY: nothing is addressed through the two segments.
+        unsafe {
+            asm!("wrmsr", in("ecx") register, in("eax") low, in("edx") high, options(nostack, preserves_flags))
+        };
+    }
 }

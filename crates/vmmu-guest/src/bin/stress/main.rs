@@ -29,6 +29,7 @@ mod processes;
 mod random;
 mod rights;
 mod sizes;
+mod state;
 mod tables;
 
 use core::fmt::Write;
@@ -104,6 +105,15 @@ const CHECKS: &[Named] = &[
     ("broken-stack", delivery::broken_stack),
     ("fresh-descriptor-table", delivery::fresh_descriptor_table),
     ("device-page", delivery::device_page),
+    ("registers-survive", state::registers_survive),
+    ("cr2-survives", state::cr2_survives),
+    (
+        "cr3-through-every-register",
+        state::cr3_through_every_register,
+    ),
+    ("invalidate-forms", state::invalidate_forms),
+    ("control-registers", state::control_registers),
+    ("unflushed-change", state::unflushed_change),
     ("random-1", |lab| {
         random::program(lab, 0x9e37_79b9_7f4a_7c15, 4000)
     }),
