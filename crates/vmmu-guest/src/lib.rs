@@ -17,7 +17,7 @@
 //! native="qemu-system-x86_64 -accel tcg -cpu EPYC -m 256M -display none -nic none -no-reboot
 //!     -debugcon stdio -serial null -device isa-debug-exit,iobase=0xf4,iosize=4"
 //! timeout 20 $native -icount shift=0,sleep=off -kernel target/image/bench-guest
-//! timeout 60 $native -kernel target/image/stress-guest
+//! timeout 60 $native -kernel target/image/stress-guest -append 'only=random rounds=1 seed=7 steps=20000'
 //! timeout 20 $native -kernel target/image/multiboot-guest.elf -append 'mode=pae exit=5' -initrd 'module text,other'
 //! ```
 //!

@@ -1,7 +1,7 @@
 //! From the loader's hand-over (32-bit protected mode, paging off) to a function in 64-bit mode.
 
-/// Makes `$main` (an `extern "C" fn() -> !`) the program: emits `_start`, the PVH note that names it, a stack and
-/// bootstrap tables' set-up.
+/// Makes `$main` (an `extern "C" fn(&'static CommandLine) -> !`) the program: emits `_start`, the PVH note that names it, a
+/// stack and the bootstrap tables' set-up.
 ///
 /// What `$main` finds: 64-bit mode, interrupts off, CR4 = PAE | OSFXSR | OSXMMEXCPT, CR0 with PG, WP, MP and PE, EFER with
 /// LME and NXE; PML4 at 0x1000, PDPT at 0x2000, page directory at 0x3000 mapping the first 64 MiB one to one with
@@ -22,6 +22,7 @@ macro_rules! long_mode_entry {
             ".balign 16",
             ".skip 16384",
             "boot_stack_top:",
+            "boot_command_line: .skip {capacity}",
             ".popsection",
             ".pushsection .text.entry, \"ax\"",
             ".code32",
@@ -30,6 +31,20 @@ macro_rules! long_mode_entry {
             "cli",
             "cld",
             "mov $boot_stack_top, %esp",
+            // The command line lies where the tables go. EBX: the start info, if its magic number is right; the
+            // command line's address is at offset 24 of it (Xen, public/arch-x86/hvm/start_info.h).
+            "cmpl $0x336ec578, (%ebx)",
+            "jne 5f",
+            "mov 24(%ebx), %esi",
+            "test %esi, %esi",
+            "jz 5f",
+            "mov $boot_command_line, %edi",
+            "mov ${capacity} - 1, %ecx",
+            "4: lodsb",
+            "stosb",
+            "test %al, %al",
+            "loopnz 4b",
+            "5:",
             "mov $0x1000, %edi",
             "xor %eax, %eax",
             "mov $3072, %ecx",
@@ -64,6 +79,7 @@ macro_rules! long_mode_entry {
             "mov %eax, %es",
             "mov %eax, %ss",
             "xor %ebp, %ebp",
+            "mov $boot_command_line, %edi",
             "call {main}",
             "ud2",
             ".balign 8",
@@ -72,6 +88,7 @@ macro_rules! long_mode_entry {
             ".long boot_gdt",
             ".popsection",
             main = sym $main,
+            capacity = const $crate::machine::CommandLine::CAPACITY,
             options(att_syntax),
         );
     };

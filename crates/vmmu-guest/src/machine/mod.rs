@@ -14,6 +14,7 @@
 //!    it maps to is a [`Frame`].
 #![allow(unsafe_code)]
 
+mod command_line;
 mod entry;
 mod interrupt;
 mod memory;
@@ -21,6 +22,7 @@ mod port;
 pub mod register;
 pub mod segment;
 
+pub use command_line::CommandLine;
 pub use interrupt::{Gate, gates_address, install_gates, use_gates_at};
 pub use memory::{Entry, Frame, FramePool, IMAGE, LARGE_PAGE, Level, TABLES_AND_DATA, Va};
 pub use port::{Port, end_run};

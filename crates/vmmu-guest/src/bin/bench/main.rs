@@ -27,7 +27,7 @@ use core::fmt::Write;
 
 use vmmu_guest::console::DebugConsole;
 use vmmu_guest::machine::register::time_stamp;
-use vmmu_guest::machine::{Port, end_run};
+use vmmu_guest::machine::{CommandLine, Port, end_run};
 
 vmmu_guest::long_mode_entry!(main);
 
@@ -42,7 +42,7 @@ pub(crate) enum Failure {
     Exception = 3,
 }
 
-extern "C" fn main() -> ! {
+extern "C" fn main(_: &CommandLine) -> ! {
     fault::install();
     match phases::run_all() {
         Ok(()) => end_run(0),

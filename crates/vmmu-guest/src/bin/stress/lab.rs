@@ -6,7 +6,7 @@
 //! 3. The register [`Control`] is as `Lab::control` says; [`Lab::set_control`] is the only one to change either.
 
 use vmmu_guest::machine::register::{self, Control};
-use vmmu_guest::machine::{Entry, Frame, FramePool, Level, Va};
+use vmmu_guest::machine::{CommandLine, Entry, Frame, FramePool, Level, Va};
 
 use crate::access::{ALL_ACCESSES, Check, Kind, Outcome, Privilege, same, same_outcome};
 use crate::model::{self, Rules, Walk};
@@ -55,6 +55,8 @@ impl Features {
 #[derive(Debug)]
 pub(crate) struct Lab {
     pub(crate) features: Features,
+    /// The guest's command line.
+    pub(crate) line: &'static CommandLine,
     pub(crate) root: Frame,
     pub(crate) pool: FramePool,
     pub(crate) ac: AlignmentCheck,
@@ -63,13 +65,15 @@ pub(crate) struct Lab {
     /// A root outside `pool`, for the time when no other root's frames may be in use.
     resting: Frame,
     stored: u64,
-    /// Accesses checked so far.
+    /// Probes so far.
     pub(crate) accesses: u64,
+    /// How many of them faulted.
+    pub(crate) faults: u64,
 }
 
 impl Lab {
     /// A laboratory with a root of its own, loaded.
-    pub(crate) fn new(features: Features) -> Self {
+    pub(crate) fn new(features: Features, line: &'static CommandLine) -> Self {
         let mut pool = FramePool::new(TABLES.0, TABLES.1);
         let (code, resting) = (pool.take(), pool.take());
         resting.set(0, IMAGE_ENTRY);
@@ -79,6 +83,7 @@ impl Lab {
         let user_tables = resting.get(USER_CODE.index(Level::Pml4));
         let mut lab = Self {
             features,
+            line,
             root: resting,
             resting,
             pool,
@@ -87,6 +92,7 @@ impl Lab {
             user_tables,
             stored: 0,
             accesses: 0,
+            faults: 0,
         };
         lab.restart();
         lab
@@ -195,7 +201,9 @@ impl Lab {
         value: u64,
     ) -> Outcome {
         self.accesses += 1;
-        probe::run(kind, privilege, self.ac, va.value(), value)
+        let outcome = probe::run(kind, privilege, self.ac, va.value(), value);
+        self.faults += u64::from(!matches!(outcome, Outcome::Done(_)));
+        outcome
     }
 
     /// A value that no check has stored before.

@@ -53,15 +53,15 @@ impl Random {
     /// An entry that points into the arena.
     fn entry(&mut self) -> Entry {
         const SOFTWARE: u64 = 0xe00 | 0x07f0_0000_0000_0000;
-        if self.chance(8) {
+        if self.chance(4) {
             // Not present, the rest arbitrary.
             return Entry::raw(self.next() << 13 & !Entry::P);
         }
         let mut bits = Entry::P;
         let optional = [
-            (Entry::W, 80),
-            (Entry::U, 75),
-            (Entry::NX, 12),
+            (Entry::W, 92),
+            (Entry::U, 90),
+            (Entry::NX, 6),
             (Entry::A, 30),
             (Entry::D, 20),
             (0x18, 5),
@@ -71,10 +71,10 @@ impl Random {
         }
         let frame = match self.below(100) {
             // At level 2 a 2 MiB page over the arena, above it a fault; at level 1 the PAT bit.
-            0..6 => return Entry::new(ARENA, bits | Entry::PS),
+            0..4 => return Entry::new(ARENA, bits | Entry::PS),
             // At level 2 a fault.
-            6..8 => return Entry::new(self.frame(), bits | Entry::PS),
-            8..70 => ARENA.next(self.below(TABLES)),
+            4..5 => return Entry::new(self.frame(), bits | Entry::PS),
+            5..75 => ARENA.next(self.below(TABLES)),
             _ => ARENA.next(TABLES + self.below(DATA)),
         };
         Entry::new(frame, bits)
@@ -101,9 +101,10 @@ impl Random {
     }
 }
 
-/// A program of `steps` steps from `seed`.
-pub(crate) fn program(lab: &mut Lab, seed: u64, steps: u64) -> Check {
-    let mut random = Random(seed);
+/// The random program with number `number`, as long as the command line says.
+pub(crate) fn program(lab: &mut Lab, number: u64) -> Check {
+    let seed = lab.line.number("seed").unwrap_or(0x9e37_79b9_7f4a_7c15);
+    let mut random = Random(seed.wrapping_mul(2 * number + 1) | 1);
     // The last frame shows at the end of 2 MiB pages.
     for number in (0..TABLES + DATA).chain([511]) {
         let frame = ARENA.next(number);
@@ -127,7 +128,7 @@ pub(crate) fn program(lab: &mut Lab, seed: u64, steps: u64) -> Check {
             Entry::new(ARENA.next(random.below(TABLES)), PWU),
         );
     }
-    for _ in 0..steps {
+    for _ in 0..lab.line.number("steps").unwrap_or(4000) {
         match random.below(100) {
             0..55 => access(lab, &mut random)?,
             55..70 => change_and_reload(lab, &mut random, &roots),
@@ -243,9 +244,16 @@ fn appear(lab: &mut Lab, random: &mut Random) {
 
 /// WP, SMEP, SMAP, NXE and RFLAGS.AC change. A change of EFER.NXE wants a flush of what was cached before.
 fn change_control(lab: &mut Lab, random: &mut Random) {
-    let choices = [Control::WP, Control::SMEP, Control::SMAP, Control::NXE];
-    let toggled = lab.control().symmetric_difference(random.pick(&choices));
-    lab.set_control(toggled.intersection(lab.features.control));
+    let mut control = lab.control();
+    for (bit, percent) in [
+        (Control::WP, 70),
+        (Control::SMEP, 25),
+        (Control::SMAP, 25),
+        (Control::NXE, 85),
+    ] {
+        control.set(bit, random.chance(percent));
+    }
+    lab.set_control(control.intersection(lab.features.control));
     lab.ac = random.pick(&[AlignmentCheck::Clear, AlignmentCheck::Set]);
     lab.flush();
 }
