@@ -3,7 +3,6 @@
 //! | guest | starts as | does |
 //! |---|---|---|
 //! | `bench-guest` | PVH (32-bit entry, goes to long mode itself) | times 22 paging operations; `bench` compares them |
-//!
 //! | `multiboot-guest` | multiboot-1 (32-bit, paging off) | checks the hand-over, then what its command line says |
 //! | `stress-guest` | PVH (32-bit entry, goes to long mode itself) | uses paging in every way it can and checks each result |
 //!
@@ -24,6 +23,9 @@
 //! The second command makes the ELF32 that multiboot loaders demand of what the linker wrote; [`elf32`] does the same
 //! for a program. A run ends with a 32-bit write of its result to port 0xf4: 0 is success. QEMU's own status is then
 //! `(result << 1 | 1) & 0xff`.
+//!
+//! `cargo test -p vmmu-guest` does all of this: it demands that natively every check succeeds and that the benchmark's
+//! operations cost what the peer's native column says.
 //!
 //! # Known gaps
 //! One processor; no interrupts, only exceptions.
