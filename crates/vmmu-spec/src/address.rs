@@ -63,7 +63,7 @@ impl From<Physical> for GuestPhysical {
     }
 }
 
-/// The width of physical addresses, MAXPHYADDR (SDM section 4.1.4, CPUID 80000008H:EAX[7:0]).
+/// The width of physical addresses, MAXPHYADDR (SDM section 4.1.4, bits 7:0 of EAX of CPUID 80000008H).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PhysBits(u8);
 
