@@ -60,9 +60,12 @@ bitflags! {
     pub struct Features: u8 {
         /// 1 GiB pages (CPUID 80000001H:EDX.Page1GB): without them PS in a PDPTE is reserved.
         const GIGABYTE_PAGES = 1 << 0;
-        /// Bit 8 of a PML5E and a PML4E is reserved: AMD has them as must-be-zero (APM section 5.3.3),
-        /// Intel ignores them (SDM section 4.5).
-        const PML4E_BIT_8_RESERVED = 1 << 1;
+        /// Bit 8 is reserved in PML5Es, PML4Es and those PDPTEs of long mode that reference a table: AMD has it as
+        /// must-be-zero (APM section 5.3.3), Intel ignores it (SDM section 4.5, tables 4-14 to 4-16).
+        const UPPER_BIT_8_RESERVED = 1 << 1;
+        /// 4 MiB pages above 4 GiB (CPUID 1:EDX.PSE-36): without it bits 21:13 of such a PDE are reserved
+        /// (SDM section 4.3).
+        const PSE36 = 1 << 2;
     }
 }
 

@@ -214,10 +214,16 @@ fn reserved_bits(controls: &Controls, level: Level, size: Option<PageSize>) -> u
 }
 
 /// SDM section 4.3: only a PDE that maps a page has reserved bits, 21:(M-19) for M = min(40,
-/// MAXPHYADDR); the bits below are address bits 39:32 (PSE-36, table 4-4).
+/// MAXPHYADDR), or 32 without PSE-36; the bits below are address bits 39:32 (table 4-4).
 fn reserved_bits32(controls: &Controls, size: Option<PageSize>) -> u64 {
+    let processor = controls.processor();
+    let width = if processor.features().contains(Features::PSE36) {
+        processor.phys_bits().get().min(40)
+    } else {
+        32
+    };
     match size {
-        Some(PageSize::FourMiB) => bits(21, controls.processor().phys_bits().get().min(40) - 19),
+        Some(PageSize::FourMiB) => bits(21, width - 19),
         _ => 0,
     }
 }
@@ -231,20 +237,20 @@ fn reserved_pae(controls: &Controls, level: Level, size: Option<PageSize>) -> u6
     bits(62, beyond) | reserved_no_execute(controls) | reserved_in_page(size)
 }
 
-/// SDM section 4.5, tables 4-14 to 4-20; APM section 5.3: bits 51:M, unless NXE 63, and PS where it
-/// has no meaning.
+/// SDM section 4.5, tables 4-14 to 4-20; APM section 5.3: bits 51:M, unless NXE 63, PS where it has no
+/// meaning, and with AMD bit 8 where the entry is of level 3 or above and maps no page.
 fn reserved_long(controls: &Controls, level: Level, size: Option<PageSize>) -> u64 {
     let beyond = controls.processor().phys_bits().get();
     let features = controls.processor().features();
-    let by_level = match level {
-        Level::Pml5 | Level::Pml4 if features.contains(Features::PML4E_BIT_8_RESERVED) => {
-            PAGE_SIZE | GLOBAL
-        }
-        Level::Pml5 | Level::Pml4 => PAGE_SIZE,
-        Level::DirectoryPointer if !has_gigabyte_pages(controls) => PAGE_SIZE,
-        Level::DirectoryPointer | Level::Directory | Level::PageTable => 0,
+    let is_upper_table = level >= Level::DirectoryPointer && size.is_none();
+    let bit_8 = if is_upper_table && features.contains(Features::UPPER_BIT_8_RESERVED) {
+        GLOBAL
+    } else {
+        0
     };
-    bits(51, beyond) | reserved_no_execute(controls) | reserved_in_page(size) | by_level
+    // PS of a PDE is meaningful, of a PTE it is PAT.
+    let ps = if is_upper_table { PAGE_SIZE } else { 0 };
+    bits(51, beyond) | reserved_no_execute(controls) | reserved_in_page(size) | bit_8 | ps
 }
 
 /// SDM sections 4.4.2 and 4.5: if EFER.NXE = 0, XD is reserved.

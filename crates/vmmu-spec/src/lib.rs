@@ -53,7 +53,7 @@
 //! SDM is Intel's Software Developer's Manual, volume 3 unless it says otherwise, by the section numbers of the
 //! editions in which paging is chapter 4 (later ones moved it to chapter 5, and VMX by one chapter too).
 //! APM is AMD's Architecture Programmer's Manual, volume 2.
-//! Where the two differ a [`Features`] bit or an enum decides: reserved bit 8 of a PML4E, and where
+//! Where the two differ a [`Features`] bit or an enum decides: reserved bit 8 of upper entries, and where
 //! PDPTEs come from ([`Pdptes`]).
 //!
 //! # Invariants

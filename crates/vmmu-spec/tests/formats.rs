@@ -71,15 +71,20 @@ fn a_pde_with_ps_is_a_page_only_under_pse() {
     assert_eq!(physical(&small), Some(0x7234));
 }
 
-/// SDM section 4.3: bits 21:(M-19) of a PDE that maps a page, M = min(40, MAXPHYADDR).
+/// SDM section 4.3: bits 21:(M-19) of a PDE that maps a page, M = min(40, MAXPHYADDR); 21:13 without PSE-36.
 #[test]
 fn pse36_reserves_the_address_bits_that_the_processor_lacks() {
-    for bits in 32..=52 {
-        let controls = paged(processor(bits, Features::empty()), Cr4::PSE, Efer::empty());
+    for (bits, feature) in (32..=52).flat_map(|bits| [(bits, true), (bits, false)]) {
+        let features = if feature {
+            Features::PSE36
+        } else {
+            Features::empty()
+        };
+        let controls = paged(processor(bits, features), Cr4::PSE, Efer::empty());
         for bit in 13..=21 {
             let tables = Tables::new(&[(ROOT, 1 << bit | PS | FULL)]);
             let outcome = walk(&controls, 0, kernel(Kind::Read), &tables);
-            if bit < bits.min(40) - 19 {
+            if feature && bit < bits.min(40) - 19 {
                 assert_eq!(
                     physical(&outcome),
                     Some(1 << (bit + 19)),
@@ -344,27 +349,52 @@ fn xd_is_reserved_unless_enabled() {
     }
 }
 
-/// SDM section 4.5: PS in a PDPTE needs 1 GiB pages; APM section 5.3.3: bit 8 of a PML4E is MBZ.
+fn with(features: Features, cr4: Cr4) -> Controls {
+    let efer = Efer::LME | Efer::LMA | Efer::NXE;
+    paged(processor(40, features), cr4 | Cr4::PAE, efer)
+}
+
+/// SDM section 4.5: PS in a PDPTE needs 1 GiB pages.
 #[test]
-fn features_decide_on_ps_of_a_pdpte_and_bit_8_of_a_pml4e() {
-    let with = |features| {
-        let efer = Efer::LME | Efer::LMA | Efer::NXE;
-        paged(processor(40, features), Cr4::PAE, efer)
-    };
+fn a_pdpte_maps_a_page_only_if_the_processor_has_such_pages() {
     let gigabyte = Tables::new(&[(ROOT, T2 | FULL), (T2, 0x4000_0000 | FULL | PS)]);
-    let without = walk(&with(Features::empty()), 0, kernel(Kind::Read), &gigabyte);
-    assert_eq!(code(&without), Some(RESERVED));
-    let mut tables = four_kib(0x7000 | FULL);
-    *tables.0.get_mut(&ROOT).unwrap() |= G;
-    let intel = walk(&with(Features::empty()), 0, kernel(Kind::Read), &tables);
-    assert_eq!(physical(&intel), Some(0x7000));
-    let amd = walk(
-        &with(Features::PML4E_BIT_8_RESERVED),
-        0,
-        kernel(Kind::Read),
-        &tables,
+    let without = with(Features::empty(), Cr4::empty());
+    assert_eq!(
+        code(&walk(&without, 0, kernel(Kind::Read), &gigabyte)),
+        Some(RESERVED)
     );
-    assert_eq!(code(&amd), Some(RESERVED));
+}
+
+/// APM section 5.3.3: bit 8 is must-be-zero in PML5Es, PML4Es and PDPEs that reference a table.
+#[test]
+fn amd_reserves_bit_8_of_upper_entries_that_map_no_page() {
+    let base = [(ROOT, T2), (T2, T3), (T3, T4), (T4, T5), (T5, 0x7000)];
+    for (place, reserved) in [(0, true), (1, true), (2, true), (3, false), (4, false)] {
+        let mut tables = Tables::default();
+        for (i, (at, value)) in base.iter().enumerate() {
+            let bit_8 = if i == place { G } else { 0 };
+            tables.0.insert(*at, value | FULL | bit_8);
+        }
+        let code = |features| {
+            let controls = with(features, Cr4::LA57);
+            code(&walk(&controls, 0, kernel(Kind::Read), &tables))
+        };
+        assert_eq!(code(Features::empty()), None);
+        assert_eq!(
+            code(Features::UPPER_BIT_8_RESERVED).is_some(),
+            reserved,
+            "{place}"
+        );
+    }
+    let page = Tables::new(&[(ROOT, T2 | FULL), (T2, 0x4000_0000 | FULL | PS | G)]);
+    let amd = with(
+        Features::UPPER_BIT_8_RESERVED | Features::GIGABYTE_PAGES,
+        Cr4::empty(),
+    );
+    assert_eq!(
+        physical(&walk(&amd, 0, kernel(Kind::Read), &page)),
+        Some(0x4000_0000)
+    );
 }
 
 /// SDM section 4.10.2.4.

@@ -42,9 +42,9 @@ pub(crate) fn processor(bits: u8, features: Features) -> Processor {
     Processor::new(PhysBits::new(bits).unwrap(), features)
 }
 
-/// A processor with 40 address bits and 1 GiB pages.
+/// A processor with 40 address bits, 1 GiB pages and PSE-36.
 pub(crate) fn usual() -> Processor {
-    processor(40, Features::GIGABYTE_PAGES)
+    processor(40, Features::GIGABYTE_PAGES | Features::PSE36)
 }
 
 pub(crate) fn paged(processor: Processor, cr4: Cr4, efer: Efer) -> Controls {
