@@ -1,0 +1,196 @@
+//! The command line, as clap reads it.
+//!
+//! Key types: [`Cli`], [`RunArgs`], [`BenchArgs`]. What clap can't judge alone is judged in [`crate::run`].
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::error::STATUS_HELP;
+use crate::number::{ByteSize, Limit};
+
+/// Runs unmodified guests on vmmu's shadow or nested paging, inside QEMU.
+#[derive(Debug, Parser)]
+#[command(name = "vmmu", version, after_help = STATUS_HELP, after_long_help = STATUS_HELP)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Starts a guest: Debian's cloud kernel (`linux`) or any kernel file
+    ///
+    /// On a terminal the keys go to the guest, Ctrl-C included; Ctrl-A X ends the run, Ctrl-A Ctrl-A sends one Ctrl-A.
+    #[command(after_help = STATUS_HELP)]
+    Run(RunArgs),
+    /// Measures paging operations natively, under shadow and under nested paging, and prints the table
+    #[command(after_help = STATUS_HELP)]
+    Bench(BenchArgs),
+}
+
+/// Options of `vmmu run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// `linux`, or a kernel file: a bzImage, an ELF with a PVH note or a multiboot-1 ELF32
+    #[arg(value_name = "linux|FILE")]
+    pub kernel: PathBuf,
+    /// The guest's command line (for `linux` use --append)
+    #[arg(last = true, value_name = "GUEST COMMAND LINE")]
+    pub command_line: Vec<String>,
+    /// How the guest's pages are translated
+    #[arg(long, value_enum, default_value_t = Paging::Shadow)]
+    pub paging: Paging,
+    /// The guest's memory, a multiple of 2 MiB
+    #[arg(long, default_value = "512M", value_name = "SIZE")]
+    pub memory: ByteSize,
+    /// Runs the shell commands in the guest, prints their output alone (standard output and error together),
+    /// powers off and ends with their status; `linux` only
+    #[arg(long, value_name = "COMMANDS")]
+    pub exec: Option<String>,
+    /// Words added to the kernel's command line
+    #[arg(long, value_name = "WORDS")]
+    pub append: Option<String>,
+    /// The initramfs, or for other kernels a module; with `linux` it replaces the busybox one (--exec lays
+    /// its own /init over it)
+    #[arg(long, value_name = "FILE")]
+    pub initrd: Option<PathBuf>,
+    /// Ends the run after this time (90s, 5m)
+    #[arg(long, value_name = "TIME")]
+    pub timeout: Option<Limit>,
+    /// Writes counters, exits by reason and time to FILE as JSON
+    #[arg(long, value_name = "FILE")]
+    pub stats: Option<PathBuf>,
+    /// The guest's physical address width
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(32..=52))]
+    pub phys_bits: Option<u8>,
+    /// Features hidden from the guest
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "FEATURE")]
+    pub hide: Vec<Feature>,
+    /// The most shadow pages that may exist at once
+    #[arg(long, value_name = "N")]
+    pub max_pages: Option<u32>,
+    /// Runs the auditor every N exits (slow)
+    #[arg(long, value_name = "N")]
+    pub audit: Option<u32>,
+    /// A word added to QEMU's command line; may be repeated
+    #[arg(long, value_name = "WORD", allow_hyphen_values = true)]
+    pub qemu_arg: Vec<String>,
+    /// Lets QEMU count instructions: the guest's time then is their number, and runs repeat exactly
+    #[arg(long)]
+    pub icount: bool,
+}
+
+/// Options of `vmmu bench`.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// Also writes all figures to FILE as JSON
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Prints every operation of the guest, not only those with a goal
+    #[arg(long)]
+    pub all: bool,
+    /// Also boots Linux three ways and compares the instructions (a few minutes)
+    #[arg(long)]
+    pub linux: bool,
+    /// Runs only these (may be repeated); left out, all three
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub paging: Vec<Paging>,
+    /// The time limit of each run
+    #[arg(long, default_value = "5m", value_name = "TIME")]
+    pub timeout: Limit,
+    /// A word added to QEMU's command line; may be repeated
+    #[arg(long, value_name = "WORD", allow_hyphen_values = true)]
+    pub qemu_arg: Vec<String>,
+}
+
+/// How the guest's memory is translated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub enum Paging {
+    /// Under the hypervisor, by shadow page tables
+    Shadow,
+    /// Under the hypervisor, by nested page tables
+    Nested,
+    /// Plain QEMU without the hypervisor, to compare with
+    Native,
+}
+
+impl Paging {
+    /// Returns the word used on the command line and in JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Shadow => "shadow",
+            Self::Nested => "nested",
+            Self::Native => "native",
+        }
+    }
+}
+
+/// A processor feature that can be hidden from the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Feature {
+    /// Protection keys
+    Pku,
+    /// Supervisor-mode execution prevention
+    Smep,
+    /// Supervisor-mode access prevention
+    Smap,
+    /// No-execute pages
+    Nx,
+    /// 57-bit linear addresses
+    La57,
+    /// 1 GiB pages
+    Pdpe1gb,
+}
+
+impl Feature {
+    /// Returns the name as the image knows it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pku => "pku",
+            Self::Smep => "smep",
+            Self::Smap => "smap",
+            Self::Nx => "nx",
+            Self::La57 => "la57",
+            Self::Pdpe1gb => "pdpe1gb",
+        }
+    }
+
+    /// Returns the flag in QEMU's `-cpu` list.
+    #[must_use]
+    pub const fn qemu_name(self) -> &'static str {
+        self.name()
+    }
+}
+
+#[cfg(test)]
+mod command_line {
+    use super::{Cli, Command, Feature, Paging};
+    use clap::{CommandFactory, Parser};
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn features_come_repeated_or_by_commas() {
+        let cli = Cli::parse_from(["vmmu", "run", "linux", "--hide", "pku,smap", "--hide", "la57"]);
+        let Command::Run(run) = cli.command else { panic!("run was asked for") };
+        assert_eq!(run.hide, [Feature::Pku, Feature::Smap, Feature::La57]);
+        assert_eq!(run.paging, Paging::Shadow);
+        assert_eq!(run.memory.to_string(), "512M");
+    }
+
+    #[test]
+    fn what_follows_two_dashes_is_the_guests_command_line() {
+        let cli = Cli::parse_from(["vmmu", "run", "k.elf", "--paging", "nested", "--", "a", "--b=c"]);
+        let Command::Run(run) = cli.command else { panic!("run was asked for") };
+        assert_eq!(run.command_line, ["a", "--b=c"]);
+        assert_eq!(run.paging, Paging::Nested);
+    }
+}
