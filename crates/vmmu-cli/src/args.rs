@@ -83,6 +83,30 @@ pub struct RunArgs {
     pub icount: bool,
 }
 
+impl RunArgs {
+    /// Returns the options of `run linux --exec COMMANDS`, all others as they are by default.
+    #[must_use]
+    pub fn exec(paging: Paging, commands: &str) -> Self {
+        Self {
+            kernel: "linux".into(),
+            command_line: Vec::new(),
+            paging,
+            memory: ByteSize::from_mib(512),
+            exec: Some(commands.to_owned()),
+            append: None,
+            initrd: None,
+            timeout: None,
+            stats: None,
+            phys_bits: None,
+            hide: Vec::new(),
+            max_pages: None,
+            audit: None,
+            qemu_arg: Vec::new(),
+            icount: false,
+        }
+    }
+}
+
 /// Options of `vmmu bench`.
 #[derive(Debug, Args)]
 pub struct BenchArgs {
@@ -179,8 +203,12 @@ mod command_line {
 
     #[test]
     fn features_come_repeated_or_by_commas() {
-        let cli = Cli::parse_from(["vmmu", "run", "linux", "--hide", "pku,smap", "--hide", "la57"]);
-        let Command::Run(run) = cli.command else { panic!("run was asked for") };
+        let cli = Cli::parse_from([
+            "vmmu", "run", "linux", "--hide", "pku,smap", "--hide", "la57",
+        ]);
+        let Command::Run(run) = cli.command else {
+            panic!("run was asked for")
+        };
         assert_eq!(run.hide, [Feature::Pku, Feature::Smap, Feature::La57]);
         assert_eq!(run.paging, Paging::Shadow);
         assert_eq!(run.memory.to_string(), "512M");
@@ -188,8 +216,12 @@ mod command_line {
 
     #[test]
     fn what_follows_two_dashes_is_the_guests_command_line() {
-        let cli = Cli::parse_from(["vmmu", "run", "k.elf", "--paging", "nested", "--", "a", "--b=c"]);
-        let Command::Run(run) = cli.command else { panic!("run was asked for") };
+        let cli = Cli::parse_from([
+            "vmmu", "run", "k.elf", "--paging", "nested", "--", "a", "--b=c",
+        ]);
+        let Command::Run(run) = cli.command else {
+            panic!("run was asked for")
+        };
         assert_eq!(run.command_line, ["a", "--b=c"]);
         assert_eq!(run.paging, Paging::Nested);
     }

@@ -85,7 +85,12 @@ impl Bundle {
     /// Starts a bundle with its configuration and the guest's kernel.
     #[must_use]
     pub fn new(config: &Config, kernel: Vec<u8>) -> Self {
-        Self { entries: vec![(Kind::Config, config.text().into_bytes()), (Kind::Kernel, kernel)] }
+        Self {
+            entries: vec![
+                (Kind::Config, config.text().into_bytes()),
+                (Kind::Kernel, kernel),
+            ],
+        }
     }
 
     /// Adds a module; Linux takes the first as its initrd.
@@ -95,7 +100,8 @@ impl Bundle {
 
     /// Adds the guest's command line.
     pub fn command_line(&mut self, text: &str) {
-        self.entries.push((Kind::CommandLine, text.as_bytes().to_vec()));
+        self.entries
+            .push((Kind::CommandLine, text.as_bytes().to_vec()));
     }
 
     /// Lays the bundle out as bytes.
@@ -140,7 +146,8 @@ mod layout {
 
     fn entry(bytes: &[u8], index: usize) -> (u32, &[u8]) {
         let at = 16 + 24 * index;
-        let word = |o: usize| u64::from_le_bytes(bytes[at + o..at + o + 8].try_into().unwrap()) as usize;
+        let word =
+            |o: usize| u64::from_le_bytes(bytes[at + o..at + o + 8].try_into().unwrap()) as usize;
         let (offset, length) = (word(8), word(16));
         assert_eq!(offset % 4096, 0);
         (word(0) as u32, &bytes[offset..offset + length])

@@ -43,7 +43,8 @@ impl Archive {
     #[must_use]
     pub fn finish(mut self) -> Vec<u8> {
         self.record(0, "TRAILER!!!", Entry::File(&[]));
-        self.bytes.resize(self.bytes.len().next_multiple_of(BLOCK), 0);
+        self.bytes
+            .resize(self.bytes.len().next_multiple_of(BLOCK), 0);
         self.bytes
     }
 
@@ -73,7 +74,8 @@ impl Archive {
         ];
         self.bytes.extend_from_slice(b"070701");
         for field in fields {
-            self.bytes.extend_from_slice(format!("{field:08x}").as_bytes());
+            self.bytes
+                .extend_from_slice(format!("{field:08x}").as_bytes());
         }
         self.bytes.extend_from_slice(path.as_bytes());
         self.bytes.push(0);
@@ -100,7 +102,11 @@ mod newc_archives {
             assert_eq!(&header[..6], b"070701");
             assert_eq!(at % 4, 0);
             let field = |i: usize| {
-                u32::from_str_radix(core::str::from_utf8(&header[6 + i * 8..14 + i * 8]).unwrap(), 16).unwrap()
+                u32::from_str_radix(
+                    core::str::from_utf8(&header[6 + i * 8..14 + i * 8]).unwrap(),
+                    16,
+                )
+                .unwrap()
             };
             let (size, name) = (field(6) as usize, field(11) as usize);
             let path = String::from_utf8(bytes[at + 110..at + 110 + name - 1].to_vec()).unwrap();

@@ -92,7 +92,9 @@ pub enum Error {
         advice: String,
     },
     /// The system's package tools did not deliver.
-    #[error("cannot fetch the package {package}: {reason}; check the network and the package sources, then try again")]
+    #[error(
+        "cannot fetch the package {package}: {reason}; check the network and the package sources, then try again"
+    )]
     Fetch {
         /// The package.
         package: String,
@@ -159,7 +161,9 @@ pub enum Error {
     #[error("standard output was closed; QEMU is stopped")]
     OutputClosed,
     /// The bench guest said less than the table needs.
-    #[error("the bench guest's report is incomplete: {reason}; run `vmmu bench --timeout 600s` once more")]
+    #[error(
+        "the bench guest's report is incomplete: {reason}; run `vmmu bench --timeout 600s` once more"
+    )]
     Bench {
         /// What is missing.
         reason: String,
@@ -196,7 +200,11 @@ impl Error {
     /// Makes a function that wraps an I/O error about `path`, for `map_err`.
     pub fn file(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
-        move |source| Self::File { action, path, source }
+        move |source| Self::File {
+            action,
+            path,
+            source,
+        }
     }
 
     /// Makes a function that wraps an I/O error about the system, for `map_err`.
@@ -213,13 +221,24 @@ mod statuses {
     fn every_status_but_usage_is_even_and_listed() {
         let samples = [
             Error::Usage(String::new()),
-            Error::Timeout { seconds: 1, tail: String::new() },
-            Error::Crash { text: String::new() },
-            Error::Refused { text: String::new() },
+            Error::Timeout {
+                seconds: 1,
+                tail: String::new(),
+            },
+            Error::Crash {
+                text: String::new(),
+            },
+            Error::Refused {
+                text: String::new(),
+            },
             Error::Interrupted { by: "x" },
-            Error::Panic { text: String::new() },
+            Error::Panic {
+                text: String::new(),
+            },
             Error::OutputClosed,
-            Error::Qemu { reason: String::new() },
+            Error::Qemu {
+                reason: String::new(),
+            },
         ];
         for error in samples {
             let status = error.status();

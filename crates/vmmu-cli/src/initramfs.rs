@@ -64,7 +64,10 @@ pub fn build(busybox: &[u8], job: Job<'_>) -> Vec<u8> {
     archive.add("bin/busybox", Entry::Program(busybox));
     archive.add("bin/sh", Entry::Link("busybox"));
     for program in Program::ALL {
-        archive.add(&format!("bin/{}", program.name()), Entry::Program(&port::elf(program)));
+        archive.add(
+            &format!("bin/{}", program.name()),
+            Entry::Program(&port::elf(program)),
+        );
     }
     if let Job::Exec(commands) = job {
         archive.add("exec", Entry::File(commands.as_bytes()));
@@ -105,19 +108,33 @@ mod init_scripts {
         let commands = "echo '$(x)' \"`y`\"\n}";
         assert!(!script(Job::Exec(commands)).contains(commands));
         let archive = build(b"busybox", Job::Exec(commands));
-        assert!(archive.windows(commands.len()).any(|w| w == commands.as_bytes()));
+        assert!(
+            archive
+                .windows(commands.len())
+                .any(|w| w == commands.as_bytes())
+        );
     }
 
     #[test]
     fn every_job_ends_in_port_exit() {
-        for job in [Job::Exec("true"), Job::Shell { window: Some((24, 80)) }] {
+        for job in [
+            Job::Exec("true"),
+            Job::Shell {
+                window: Some((24, 80)),
+            },
+        ] {
             assert!(script(job).ends_with("exec /bin/port-exit \"$status\"\n"));
         }
     }
 
     #[test]
     fn the_window_size_is_set_only_if_known() {
-        assert!(script(Job::Shell { window: Some((24, 80)) }).contains("stty rows 24 cols 80"));
+        assert!(
+            script(Job::Shell {
+                window: Some((24, 80))
+            })
+            .contains("stty rows 24 cols 80")
+        );
         assert!(!script(Job::Shell { window: None }).contains("stty"));
     }
 }

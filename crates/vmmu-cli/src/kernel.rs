@@ -54,8 +54,16 @@ impl Kernel {
     pub fn read(path: &Path) -> Result<Self> {
         let bytes = std::fs::read(path).map_err(Error::file("read", path))?;
         match recognise(&bytes) {
-            Ok((kind, end)) => Ok(Self { path: path.to_owned(), kind, bytes, end }),
-            Err(reason) => Err(Error::NotAKernel { path: path.to_owned(), reason }),
+            Ok((kind, end)) => Ok(Self {
+                path: path.to_owned(),
+                kind,
+                bytes,
+                end,
+            }),
+            Err(reason) => Err(Error::NotAKernel {
+                path: path.to_owned(),
+                reason,
+            }),
         }
     }
 
@@ -85,12 +93,21 @@ fn bzimage(bytes: &[u8]) -> core::result::Result<Option<u64>, String> {
     if bytes.get(0x202..0x206) != Some(b"HdrS") {
         return Ok(None);
     }
-    let version = u16::from_le_bytes([bytes[0x206], *bytes.get(0x207).unwrap_or(&0)]);
-    if version < 0x020c {
-        return Err(format!("its boot protocol {}.{:02} is older than 2.12", version >> 8, version & 0xff));
-    }
     let header = bytes.get(..0x268).ok_or("it ends inside its header")?;
-    let word = |at: usize, size: usize| header[at..at + size].iter().rev().fold(0u64, |n, &b| n << 8 | u64::from(b));
+    let word = |at: usize, size: usize| {
+        header[at..at + size]
+            .iter()
+            .rev()
+            .fold(0u64, |n, &b| n << 8 | u64::from(b))
+    };
+    let version = word(0x206, 2);
+    if version < 0x020c {
+        return Err(format!(
+            "its boot protocol {}.{:02} is older than 2.12",
+            version >> 8,
+            version & 0xff
+        ));
+    }
     let load_64 = word(0x236, 2) & 1 == 1;
     if !load_64 {
         return Err("it is a 32-bit Linux; vmmu starts 64-bit ones".to_owned());
@@ -99,7 +116,9 @@ fn bzimage(bytes: &[u8]) -> core::result::Result<Option<u64>, String> {
     Ok(Some(preferred.saturating_add(size)))
 }
 
-fn elf_kernel<E: FileHeader<Endian = Endianness>>(bytes: &[u8]) -> core::result::Result<(Kind, u64), String> {
+fn elf_kernel<E: FileHeader<Endian = Endianness>>(
+    bytes: &[u8],
+) -> core::result::Result<(Kind, u64), String> {
     let damaged = |e: object::Error| format!("its ELF headers are damaged: {e}");
     let file = ElfFile::<E>::parse(bytes).map_err(damaged)?;
     let endian = file.endian();
@@ -111,10 +130,15 @@ fn elf_kernel<E: FileHeader<Endian = Endianness>>(bytes: &[u8]) -> core::result:
     let mut pvh = false;
     for segment in file.elf_program_headers() {
         if segment.p_type(endian) == elf::PT_LOAD {
-            let (start, size): (u64, u64) = (segment.p_paddr(endian).into(), segment.p_memsz(endian).into());
+            let (start, size): (u64, u64) = (
+                segment.p_paddr(endian).into(),
+                segment.p_memsz(endian).into(),
+            );
             end = end.max(start.saturating_add(size));
         }
-        let Ok(Some(mut notes)) = segment.notes(endian, bytes) else { continue };
+        let Ok(Some(mut notes)) = segment.notes(endian, bytes) else {
+            continue;
+        };
         while let Ok(Some(note)) = notes.next() {
             pvh |= note.name() == PVH_NOTE_NAME && note.n_type(endian) == PVH_NOTE_TYPE;
         }
@@ -130,10 +154,13 @@ fn elf_kernel<E: FileHeader<Endian = Endianness>>(bytes: &[u8]) -> core::result:
 
 fn has_multiboot_header(bytes: &[u8]) -> bool {
     let word = |chunk: &[u8]| u32::from_le_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]);
-    bytes[..bytes.len().min(MULTIBOOT_SEARCH)].windows(12).step_by(4).any(|header| {
-        let (magic, flags, checksum) = (word(header), word(&header[4..]), word(&header[8..]));
-        magic == MULTIBOOT_MAGIC && magic.wrapping_add(flags).wrapping_add(checksum) == 0
-    })
+    bytes[..bytes.len().min(MULTIBOOT_SEARCH)]
+        .windows(12)
+        .step_by(4)
+        .any(|header| {
+            let (magic, flags, checksum) = (word(header), word(&header[4..]), word(&header[8..]));
+            magic == MULTIBOOT_MAGIC && magic.wrapping_add(flags).wrapping_add(checksum) == 0
+        })
 }
 
 #[cfg(test)]

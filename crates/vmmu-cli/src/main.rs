@@ -1,2 +1,11 @@
-//! The `vmmu` command.
-fn main() {}
+//! The `vmmu` command; all of it is in the library beside this file.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use vmmu_cli::args::Cli;
+
+fn main() -> ExitCode {
+    vmmu_cli::main_with(&Cli::parse())
+}

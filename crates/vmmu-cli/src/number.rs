@@ -105,9 +105,15 @@ impl FromStr for Limit {
             "h" => 3600,
             _ => return Err(bad()),
         };
-        let seconds = digits.parse::<u64>().ok().and_then(|n| n.checked_mul(unit)).ok_or_else(bad)?;
+        let seconds = digits
+            .parse::<u64>()
+            .ok()
+            .and_then(|n| n.checked_mul(unit))
+            .ok_or_else(bad)?;
         if seconds == 0 {
-            return Err("a time limit of 0 stops every guest; leave the option out for no limit".to_owned());
+            return Err(
+                "a time limit of 0 stops every guest; leave the option out for no limit".to_owned(),
+            );
         }
         Ok(Self::from_secs(seconds))
     }
@@ -144,8 +150,18 @@ mod reading_and_printing {
 
     #[test]
     fn sizes_read_with_their_units() {
-        for (text, bytes) in [("512M", 512 << 20), ("1G", 1 << 30), ("4096", 4096), ("64k", 65536), ("2MiB", 2 << 20)] {
-            assert_eq!(text.parse::<ByteSize>().map(ByteSize::bytes), Ok(bytes), "{text}");
+        for (text, bytes) in [
+            ("512M", 512 << 20),
+            ("1G", 1 << 30),
+            ("4096", 4096),
+            ("64k", 65536),
+            ("2MiB", 2 << 20),
+        ] {
+            assert_eq!(
+                text.parse::<ByteSize>().map(ByteSize::bytes),
+                Ok(bytes),
+                "{text}"
+            );
         }
     }
 
@@ -158,7 +174,13 @@ mod reading_and_printing {
 
     #[test]
     fn sizes_print_in_the_largest_exact_unit() {
-        for (bytes, text) in [(512 << 20, "512M"), (3 << 30, "3G"), (1536 << 20, "1536M"), (5, "5"), (12 << 10, "12K")] {
+        for (bytes, text) in [
+            (512 << 20, "512M"),
+            (3 << 30, "3G"),
+            (1536 << 20, "1536M"),
+            (5, "5"),
+            (12 << 10, "12K"),
+        ] {
             assert_eq!(ByteSize::from_bytes(bytes).to_string(), text);
         }
     }
@@ -173,7 +195,13 @@ mod reading_and_printing {
 
     #[test]
     fn digits_are_grouped_by_threes() {
-        for (n, text) in [(0, "0"), (999, "999"), (1000, "1,000"), (274_838, "274,838"), (1_234_567, "1,234,567")] {
+        for (n, text) in [
+            (0, "0"),
+            (999, "999"),
+            (1000, "1,000"),
+            (274_838, "274,838"),
+            (1_234_567, "1,234,567"),
+        ] {
             assert_eq!(grouped(n), text);
         }
     }

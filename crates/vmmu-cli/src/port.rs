@@ -182,10 +182,16 @@ mod guest_programs {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("tsc");
         std::fs::write(&path, elf(Program::Tsc)).expect("written");
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("executable");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))
+            .expect("executable");
         let read = || -> u64 {
             let out = Command::new(&path).output().expect("runs");
-            String::from_utf8(out.stdout).expect("text").strip_suffix('\n').expect("a line").parse().expect("digits")
+            String::from_utf8(out.stdout)
+                .expect("text")
+                .strip_suffix('\n')
+                .expect("a line")
+                .parse()
+                .expect("digits")
         };
         let first = read();
         assert!(read() > first);

@@ -33,7 +33,13 @@ impl Progress {
     /// Begins a step that is not worth a line when nobody watches.
     #[must_use]
     pub fn quiet(what: &str) -> Self {
-        if std::io::stderr().is_terminal() { Self::begin(what) } else { Self { bar: ProgressBar::hidden() } }
+        if std::io::stderr().is_terminal() {
+            Self::begin(what)
+        } else {
+            Self {
+                bar: ProgressBar::hidden(),
+            }
+        }
     }
 
     /// Shows the latest line of the tool at work.

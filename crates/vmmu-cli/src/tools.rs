@@ -30,7 +30,10 @@ impl Output {
     pub fn reason(&self) -> String {
         let lines = || self.stderr.lines().map(str::trim).filter(|l| !l.is_empty());
         let telling = lines().find(|l| l.starts_with("error") || l.starts_with("E:"));
-        telling.or_else(|| lines().last()).unwrap_or("it gave no reason").to_owned()
+        telling
+            .or_else(|| lines().next_back())
+            .unwrap_or("it gave no reason")
+            .to_owned()
     }
 }
 
@@ -38,7 +41,9 @@ impl Output {
 #[must_use]
 pub fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file())
+    std::env::split_paths(&path)
+        .map(|folder| folder.join(program))
+        .find(|file| file.is_file())
 }
 
 /// Makes sure that `program` is there, installing `package` if need be and allowed.
@@ -51,22 +56,41 @@ pub fn require(program: &str, package: &str) -> Result<()> {
         return Ok(());
     }
     let advice = format!("install the package {package} (apt-get install {package})");
-    let missing = || Error::ToolMissing { tool: program.to_owned(), advice: advice.clone() };
-    let Some(prefix) = installer() else { return Err(missing()) };
+    let missing = || Error::ToolMissing {
+        tool: program.to_owned(),
+        advice: advice.clone(),
+    };
+    let Some(prefix) = installer() else {
+        return Err(missing());
+    };
     eprintln!("vmmu: {program} is missing; installing the package {package} with apt-get");
     let progress = Progress::begin(&format!("installing {package}"));
     let install = |words: &[&str]| {
-        let mut words: Vec<&str> = prefix.iter().copied().chain(words.iter().copied()).collect();
+        let mut words: Vec<&str> = prefix
+            .iter()
+            .copied()
+            .chain(words.iter().copied())
+            .collect();
         let mut command = Command::new(words.remove(0));
         command.args(words).env("DEBIAN_FRONTEND", "noninteractive");
         run(command, &progress)
     };
-    let words = ["apt-get", "install", "-y", "--no-install-recommends", package];
+    let words = [
+        "apt-get",
+        "install",
+        "-y",
+        "--no-install-recommends",
+        package,
+    ];
     if !install(&words)?.success {
         install(&["apt-get", "update"])?;
         install(&words)?;
     }
-    if find(program).is_some() { Ok(()) } else { Err(missing()) }
+    if find(program).is_some() {
+        Ok(())
+    } else {
+        Err(missing())
+    }
 }
 
 /// Returns the words before apt-get with which this user may install packages.
@@ -75,8 +99,13 @@ fn installer() -> Option<&'static [&'static str]> {
     if rustix::process::geteuid().is_root() {
         return Some(&[]);
     }
-    let sudo = Command::new(find("sudo")?).args(["-n", "true"]).stdin(Stdio::null()).stderr(Stdio::null()).status();
-    sudo.is_ok_and(|status| status.success()).then_some(&["sudo", "-n"])
+    let sudo = Command::new(find("sudo")?)
+        .args(["-n", "true"])
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    sudo.is_ok_and(|status| status.success())
+        .then_some(&["sudo", "-n"])
 }
 
 /// Runs a tool to its end, showing its last line.
@@ -86,7 +115,10 @@ fn installer() -> Option<&'static [&'static str]> {
 /// [`Error::ToolMissing`] when it can't be started.
 pub fn run(mut command: Command, progress: &Progress) -> Result<Output> {
     let name = command.get_program().to_string_lossy().into_owned();
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|e| Error::ToolMissing {
         tool: name.clone(),
         advice: format!("it can't be started ({e}); install it and put it on the search path"),
@@ -102,7 +134,14 @@ pub fn run(mut command: Command, progress: &Progress) -> Result<Output> {
             text
         });
         let mut errors = String::new();
-        for line in child.stderr.take().map(BufReader::new).into_iter().flat_map(|r| r.split(b'\n')).map_while(core::result::Result::ok) {
+        for line in child
+            .stderr
+            .take()
+            .map(BufReader::new)
+            .into_iter()
+            .flat_map(|r| r.split(b'\n'))
+            .map_while(core::result::Result::ok)
+        {
             let line = String::from_utf8_lossy(&line);
             progress.line(&line);
             errors.push_str(&line);
@@ -111,7 +150,12 @@ pub fn run(mut command: Command, progress: &Progress) -> Result<Output> {
         (reader.join().unwrap_or_default(), errors)
     });
     let status = child.wait().map_err(Error::system("wait for a tool"))?;
-    Ok(Output { success: status.success(), stdout: String::from_utf8_lossy(&stdout).into_owned(), stderr })
+    crate::signals::check()?;
+    Ok(Output {
+        success: status.success(),
+        stdout: String::from_utf8_lossy(&stdout).into_owned(),
+        stderr,
+    })
 }
 
 #[cfg(test)]
@@ -123,7 +167,10 @@ mod running_tools {
     #[test]
     fn both_streams_and_the_status_come_back() {
         let mut command = Command::new("sh");
-        command.args(["-c", "echo out; echo 'error: bad' >&2; echo later >&2; exit 3"]);
+        command.args([
+            "-c",
+            "echo out; echo 'error: bad' >&2; echo later >&2; exit 3",
+        ]);
         let output = run(command, &Progress::quiet("x")).expect("sh runs");
         assert!(!output.success);
         assert_eq!(output.stdout, "out\n");

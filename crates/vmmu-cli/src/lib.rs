@@ -1,0 +1,60 @@
+//! The `vmmu` command: starts guests on the hypervisor image inside QEMU, and measures.
+//!
+//! | module | noun |
+//! |---|---|
+//! | [`args`], [`error`], [`number`] | options; failures and statuses; sizes and figures |
+//! | [`workspace`], [`debian`], [`image`], [`tools`], [`progress`] | sources and cache; packages; bare-metal builds; other programs |
+//! | [`kernel`], [`cpio`], [`port`], [`initramfs`], [`bundle`] | what the guest is made of |
+//! | [`machine`], [`channel`], [`session`], [`input`], [`terminal`], [`signals`], [`tail`] | a run |
+//! | [`run`], [`stats`], [`bench`] | the subcommands |
+//!
+//! The image it builds and talks to is `vmmu-svm`; `docs/image-protocol.md` is the contract between them.
+//!
+//! # Known gaps
+//! Debian and its derivatives only, for the packages. The output of `--exec` does not keep standard output and
+//! error apart, and a background process that keeps them open keeps the guest alive.
+#![forbid(unsafe_code)]
+
+pub mod args;
+pub mod bench;
+pub mod bundle;
+pub mod channel;
+pub mod cpio;
+pub mod debian;
+pub mod error;
+pub mod image;
+pub mod initramfs;
+pub mod input;
+pub mod kernel;
+pub mod machine;
+pub mod number;
+pub mod port;
+pub mod progress;
+pub mod run;
+pub mod session;
+pub mod signals;
+pub mod stats;
+pub mod tail;
+pub mod terminal;
+pub mod tools;
+pub mod workspace;
+
+use std::process::ExitCode;
+
+use args::{Cli, Command};
+
+/// Carries out a command line and returns the process's status; failures are printed to standard error.
+#[must_use]
+pub fn main_with(cli: &Cli) -> ExitCode {
+    let done = signals::watch().and_then(|()| match &cli.command {
+        Command::Run(args) => run::run(args),
+        Command::Bench(args) => bench::bench(args),
+    });
+    match done {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            eprintln!("vmmu: {error}");
+            ExitCode::from(error.status())
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! The QEMU machine: its command line, its process, its three lines to us.
+//!
+//! Key types: [`Machine`] (what to start), [`Qemu`] (the running process), [`Lines`]. [`crate::session`]
+//! drives one from start to end.
+//!
+//! Invariants:
+//! 1. Dropping [`Qemu`] ends the process, by its own id, and removes the folder with sockets and files.
+//! 2. Only the TCG accelerator is used.
+//! 3. QEMU connects to sockets that listen before it starts; none is made by name twice.
+
+use core::time::Duration;
+use std::io::{ErrorKind, Read};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use tempfile::TempDir;
+
+use crate::error::{Error, Result};
+use crate::number::ByteSize;
+use crate::{signals, tools};
+
+/// The program.
+pub const QEMU: &str = "qemu-system-x86_64";
+/// The package that has it.
+pub const QEMU_PACKAGE: &str = "qemu-system-x86";
+
+/// How QEMU's clock runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Clock {
+    /// With the host's time.
+    Host,
+    /// By counting instructions, one a nanosecond.
+    Instructions,
+}
+
+/// A machine to start.
+#[derive(Debug)]
+pub struct Machine {
+    /// What QEMU loads as `-kernel`.
+    pub kernel: PathBuf,
+    /// What it loads as `-initrd`, as it lies in memory here.
+    pub initrd: Option<Vec<u8>>,
+    /// What it passes as `-append`.
+    pub append: Option<String>,
+    /// All of the machine's memory.
+    pub memory: ByteSize,
+    /// The processor model.
+    pub cpu: String,
+    /// The clock.
+    pub clock: Clock,
+    /// Words added at the end, so that they win.
+    pub extra: Vec<String>,
+}
+
+/// A running QEMU.
+#[derive(Debug)]
+pub struct Qemu {
+    child: Child,
+    errors: Option<JoinHandle<String>>,
+    // Removed after the process is gone: fields drop in this order, after `drop` itself.
+    _folder: TempDir,
+}
+
+/// The machine's lines.
+#[derive(Debug)]
+pub struct Lines {
+    /// The guest's console.
+    pub com1: UnixStream,
+    /// The hypervisor's channel.
+    pub com2: UnixStream,
+    /// What is written to port 0xE9.
+    pub debug: UnixStream,
+}
+
+const LINE_NAMES: [&str; 3] = ["com1", "com2", "debug"];
+/// How long QEMU may take to open its lines.
+const START_LIMIT: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(5);
+
+impl Machine {
+    /// Starts QEMU and waits for its lines.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ToolMissing`], [`Error::Qemu`] with QEMU's own words, [`Error::System`].
+    pub fn start(&self) -> Result<(Qemu, Lines)> {
+        let folder = socket_folder()?;
+        let mut listeners = Vec::new();
+        for name in LINE_NAMES {
+            let listener = UnixListener::bind(folder.path().join(name))
+                .map_err(Error::system("open a socket"))?;
+            listener
+                .set_nonblocking(true)
+                .map_err(Error::system("open a socket"))?;
+            listeners.push(listener);
+        }
+        let mut command = launcher();
+        command.args(self.words(folder.path())?);
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().map_err(|e| Error::Qemu {
+            reason: format!("can't be started ({e})"),
+        })?;
+        let errors = child.stderr.take().map(|mut pipe| {
+            std::thread::spawn(move || {
+                let mut text = Vec::new();
+                // What was read before a failure still tells something.
+                let _ = pipe.read_to_end(&mut text);
+                String::from_utf8_lossy(&text).into_owned()
+            })
+        });
+        let mut qemu = Qemu {
+            child,
+            errors,
+            _folder: folder,
+        };
+        let mut streams = Vec::new();
+        for listener in &listeners {
+            streams.push(qemu.accept(listener)?);
+        }
+        match <[UnixStream; 3]>::try_from(streams) {
+            Ok([com1, com2, debug]) => Ok((qemu, Lines { com1, com2, debug })),
+            Err(_) => Err(Error::Qemu {
+                reason: "did not open its lines".to_owned(),
+            }),
+        }
+    }
+
+    fn words(&self, folder: &Path) -> Result<Vec<String>> {
+        let mut words: Vec<String> = Vec::new();
+        let mut add = |list: &[&str]| words.extend(list.iter().map(|&w| w.to_owned()));
+        add(&[
+            "-accel",
+            "tcg",
+            "-M",
+            "pc",
+            "-nodefaults",
+            "-no-user-config",
+            "-no-reboot",
+            "-display",
+            "none",
+        ]);
+        add(&[
+            "-cpu",
+            &self.cpu,
+            "-m",
+            &format!("{}k", self.memory.bytes() >> 10),
+        ]);
+        for name in LINE_NAMES {
+            add(&[
+                "-chardev",
+                &format!("socket,id={name},path={}", escaped(&folder.join(name))),
+            ]);
+        }
+        add(&["-serial", "chardev:com1", "-serial", "chardev:com2"]);
+        add(&[
+            "-device",
+            "isa-debugcon,iobase=0xe9,chardev=debug",
+            "-device",
+            "isa-debug-exit,iobase=0xf4,iosize=4",
+        ]);
+        if self.clock == Clock::Instructions {
+            // A fixed date and seed, so that runs repeat to the instruction.
+            add(&[
+                "-icount",
+                "shift=0,sleep=off",
+                "-rtc",
+                "clock=vm,base=2024-01-01",
+                "-seed",
+                "1",
+            ]);
+        }
+        add(&["-kernel", &self.kernel.to_string_lossy()]);
+        if let Some(bytes) = &self.initrd {
+            let path = folder.join("initrd");
+            std::fs::write(&path, bytes).map_err(Error::file("write", &path))?;
+            add(&["-initrd", &escaped(&path)]);
+        }
+        if let Some(text) = &self.append {
+            add(&["-append", text]);
+        }
+        words.extend(self.extra.iter().cloned());
+        Ok(words)
+    }
+}
+
+impl Qemu {
+    /// Returns how QEMU ended, if it did.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`] if the system doesn't tell.
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        self.child
+            .try_wait()
+            .map_err(Error::system("wait for QEMU"))
+    }
+
+    /// Ends QEMU.
+    pub fn kill(&mut self) {
+        // Fails only if it ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Returns QEMU's last words but for warnings; only once, and after its end.
+    pub fn last_words(&mut self) -> Option<String> {
+        let text = self
+            .errors
+            .take()
+            .and_then(|thread| thread.join().ok())
+            .unwrap_or_default();
+        let lines = text
+            .lines()
+            .rev()
+            .map(|line| line.trim().trim_start_matches("qemu-system-x86_64: "));
+        lines
+            .filter(|line| !line.is_empty())
+            .find(|line| !line.starts_with("warning: "))
+            .map(str::to_owned)
+    }
+
+    fn accept(&mut self, listener: &UnixListener) -> Result<UnixStream> {
+        let start = Instant::now();
+        loop {
+            match listener.accept() {
+                Ok((stream, _)) => {
+                    stream
+                        .set_nonblocking(false)
+                        .map_err(Error::system("open a socket"))?;
+                    return Ok(stream);
+                }
+                Err(e) if e.kind() == ErrorKind::WouldBlock => {}
+                Err(e) => return Err(Error::system("open a socket")(e)),
+            }
+            signals::check()?;
+            if let Some(status) = self.ended()? {
+                return Err(Error::Qemu {
+                    reason: format!("did not start ({status}): {}", said(self.last_words())),
+                });
+            }
+            if start.elapsed() > START_LIMIT {
+                return Err(Error::Qemu {
+                    reason: "did not open its lines within a minute".to_owned(),
+                });
+            }
+            std::thread::sleep(POLL);
+        }
+    }
+}
+
+impl Drop for Qemu {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Returns QEMU's command; where setpriv is there, QEMU also dies when this process is killed outright.
+fn launcher() -> Command {
+    if tools::find("setpriv").is_none() {
+        return Command::new(QEMU);
+    }
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", QEMU]);
+    command
+}
+
+/// Makes the folder for sockets, whose paths may have at most 107 bytes.
+fn socket_folder() -> Result<TempDir> {
+    let builder = || {
+        let mut builder = tempfile::Builder::new();
+        builder.prefix("vmmu-");
+        builder
+    };
+    let usual = builder().tempdir();
+    match usual {
+        Ok(folder) if folder.path().as_os_str().len() < 90 => Ok(folder),
+        _ => builder()
+            .tempdir_in("/tmp")
+            .map_err(Error::system("make a temporary folder")),
+    }
+}
+
+/// Names the reason for a failure.
+#[must_use]
+pub fn said(last_words: Option<String>) -> String {
+    last_words.unwrap_or_else(|| "it gave no reason".to_owned())
+}
+
+/// Writes a path as QEMU's option lists want it: commas doubled.
+fn escaped(path: &Path) -> String {
+    path.to_string_lossy().replace(',', ",,")
+}
+
+#[cfg(test)]
+mod command_lines {
+    use super::{Clock, Machine, escaped};
+    use crate::number::ByteSize;
+    use std::path::Path;
+
+    fn machine() -> Machine {
+        Machine {
+            kernel: "/k".into(),
+            initrd: Some(vec![1]),
+            append: Some("a b".to_owned()),
+            memory: ByteSize::from_mib(64),
+            cpu: "EPYC".to_owned(),
+            clock: Clock::Host,
+            extra: vec!["-smp".to_owned(), "1".to_owned()],
+        }
+    }
+
+    #[test]
+    fn only_the_tcg_accelerator_is_named_and_extra_words_come_last() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let words = machine().words(folder.path()).expect("written");
+        assert_eq!(words[..2], ["-accel", "tcg"]);
+        assert_eq!(words[words.len() - 2..], ["-smp", "1"]);
+        assert_eq!(
+            std::fs::read(folder.path().join("initrd")).expect("written"),
+            [1]
+        );
+    }
+
+    #[test]
+    fn commas_in_paths_are_doubled() {
+        assert_eq!(escaped(Path::new("/a,b")), "/a,,b");
+    }
+}

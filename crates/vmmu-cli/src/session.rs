@@ -1,0 +1,301 @@
+//! One run of a machine from start to end.
+//!
+//! Key types: [`Session`] (what to show, how long), [`Record`] (what happened), [`End`].
+//! [`crate::run`] turns a record into a status, [`crate::bench`] into figures.
+//!
+//! Invariants:
+//! 1. Each line of the machine is read by a thread of its own, always, so that the machine never blocks on us.
+//! 2. Every way out ends QEMU and restores the terminal: both happen on drop.
+//! 3. The hypervisor's final message decides how a run ended; QEMU's status only where there is none.
+
+use core::time::Duration;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::process::ExitStatus;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
+
+use serde_json::Value;
+
+use crate::channel::{Mark, Message};
+use crate::error::{Error, Result};
+use crate::input::{self, Keys};
+use crate::machine::{Lines, Machine, Qemu};
+use crate::number::Limit;
+use crate::signals;
+use crate::tail::Tail;
+use crate::terminal::RawMode;
+
+/// What is done with what a line brings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Output {
+    /// It goes to standard output as it comes (the last of it is kept as well).
+    Show,
+    /// It is kept.
+    Keep,
+}
+
+/// How a run is conducted.
+#[derive(Debug)]
+pub struct Session {
+    /// The guest's console.
+    pub console: Output,
+    /// Port 0xE9.
+    pub debug: Output,
+    /// Where keys come from.
+    pub keys: Keys,
+    /// The time limit.
+    pub limit: Option<Limit>,
+}
+
+/// How a run ended.
+#[derive(Debug)]
+pub enum End {
+    /// The hypervisor said so.
+    Said(Message),
+    /// QEMU ended, and no hypervisor said why.
+    Qemu(ExitStatus),
+}
+
+/// What happened in a run.
+#[derive(Debug)]
+pub struct Record {
+    /// How it ended.
+    pub end: End,
+    /// The hypervisor's counters.
+    pub stats: Option<Value>,
+    /// The bench guest's marks.
+    pub marks: Vec<Mark>,
+    /// What came from port 0xE9.
+    pub debug: Tail,
+    /// The end of what came from the console.
+    pub console: Tail,
+    /// From QEMU's start to its end.
+    pub wall: Duration,
+    /// QEMU's last line on standard error, warnings apart.
+    pub last_words: Option<String>,
+}
+
+/// What the threads tell.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// A line on COM2.
+    Message(Message),
+    /// The person left.
+    Leave,
+    /// Standard output doesn't take any more.
+    OutputClosed,
+}
+
+const POLL: Duration = Duration::from_millis(20);
+/// How long QEMU may live on after the hypervisor's final message.
+const LINGER: Duration = Duration::from_secs(5);
+
+impl Session {
+    /// Starts the machine and stays with it until it ends.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Machine::start`]; [`Error::Timeout`], [`Error::Interrupted`], [`Error::OutputClosed`].
+    pub fn run(&self, machine: &Machine) -> Result<Record> {
+        let start = Instant::now();
+        let (mut qemu, lines) = machine.start()?;
+        let raw = match self.keys {
+            Keys::None => None,
+            Keys::Shell | Keys::Any => RawMode::enter(),
+        };
+        let (sender, events) = mpsc::channel();
+        let readers = Readers::start(self, lines, &sender)?;
+        drop(sender);
+        let mut seen = Seen::default();
+        let stopped = self.watch(&mut qemu, &events, start, &mut seen);
+        qemu.kill();
+        let (console, debug) = readers.join();
+        drop(raw);
+        while let Ok(event) = events.try_recv() {
+            seen.take(event)?;
+        }
+        let status = match stopped {
+            Ok(status) => status,
+            Err(Error::Timeout { seconds, .. }) => {
+                return Err(Error::Timeout {
+                    seconds,
+                    tail: self.hidden_tail(&console),
+                });
+            }
+            Err(error) => return Err(error),
+        };
+        let end = match seen.last.take() {
+            Some(message) => End::Said(message),
+            None => End::Qemu(status),
+        };
+        let last_words = qemu.last_words();
+        Ok(Record {
+            end,
+            stats: seen.stats,
+            marks: seen.marks,
+            debug,
+            console,
+            wall: start.elapsed(),
+            last_words,
+        })
+    }
+
+    /// Returns the console's last lines for a message, unless they were shown already.
+    #[must_use]
+    pub fn hidden_tail(&self, console: &Tail) -> String {
+        if self.console == Output::Show {
+            String::new()
+        } else {
+            console.quoted()
+        }
+    }
+
+    fn watch(
+        &self,
+        qemu: &mut Qemu,
+        events: &Receiver<Event>,
+        start: Instant,
+        seen: &mut Seen,
+    ) -> Result<ExitStatus> {
+        let mut finished = None;
+        loop {
+            match events.recv_timeout(POLL) {
+                Ok(event) => seen.take(event)?,
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => thread::sleep(POLL),
+            }
+            if let Some(status) = qemu.ended()? {
+                return Ok(status);
+            }
+            signals::check()?;
+            if let Some(limit) = self.limit
+                && start.elapsed() > limit.duration()
+            {
+                return Err(Error::Timeout {
+                    seconds: limit.duration().as_secs(),
+                    tail: String::new(),
+                });
+            }
+            if seen.last.is_some() && finished.get_or_insert_with(Instant::now).elapsed() > LINGER {
+                return Ok(ExitStatus::default());
+            }
+        }
+    }
+}
+
+/// What was heard so far.
+#[derive(Debug, Default)]
+struct Seen {
+    last: Option<Message>,
+    stats: Option<Value>,
+    marks: Vec<Mark>,
+}
+
+impl Seen {
+    fn take(&mut self, event: Event) -> Result<()> {
+        match event {
+            Event::Leave => return Err(Error::Interrupted { by: "Ctrl-A X" }),
+            Event::OutputClosed => return Err(Error::OutputClosed),
+            Event::Message(Message::Stats(stats)) => self.stats = Some(stats),
+            Event::Message(Message::Mark(mark)) => self.marks.push(mark),
+            Event::Message(message) if message.is_final() => self.last = Some(message),
+            Event::Message(Message::Garbled(line)) if !line.trim().is_empty() => {
+                eprintln!("vmmu: the hypervisor said something unforeseen: {line}\r");
+            }
+            Event::Message(_) => {}
+        }
+        Ok(())
+    }
+}
+
+/// The threads that read the machine's lines.
+struct Readers {
+    console: JoinHandle<Tail>,
+    debug: JoinHandle<Tail>,
+    channel: JoinHandle<()>,
+}
+
+impl Readers {
+    fn start(session: &Session, lines: Lines, events: &Sender<Event>) -> Result<Self> {
+        let Lines { com1, com2, debug } = lines;
+        let (ready, shell) = mpsc::channel();
+        let keyboard = com1.try_clone().map_err(Error::system("copy a socket"))?;
+        input::forward(session.keys, keyboard, shell, events.clone());
+        let (show_console, show_debug) = (session.console, session.debug);
+        let console_events = events.clone();
+        let debug_events = events.clone();
+        let channel_events = events.clone();
+        Ok(Self {
+            console: thread::spawn(move || {
+                let mut watch = input::ReadyWatch::new(ready);
+                copy(
+                    com1,
+                    show_console,
+                    Tail::lines(),
+                    &console_events,
+                    |bytes| watch.feed(bytes),
+                )
+            }),
+            debug: thread::spawn(move || {
+                let kept = if show_debug == Output::Keep {
+                    Tail::all()
+                } else {
+                    Tail::lines()
+                };
+                copy(debug, show_debug, kept, &debug_events, |_| ())
+            }),
+            channel: thread::spawn(move || messages(com2, &channel_events)),
+        })
+    }
+
+    /// Waits until QEMU's side of every line is closed and all is read.
+    fn join(self) -> (Tail, Tail) {
+        // A reader that panicked kept nothing.
+        let console = self.console.join().unwrap_or_else(|_| Tail::lines());
+        let debug = self.debug.join().unwrap_or_else(|_| Tail::lines());
+        let _ = self.channel.join();
+        (console, debug)
+    }
+}
+
+fn copy(
+    mut from: UnixStream,
+    output: Output,
+    mut kept: Tail,
+    events: &Sender<Event>,
+    mut look: impl FnMut(&[u8]),
+) -> Tail {
+    let mut buffer = [0; 4096];
+    let mut show = output == Output::Show;
+    while let Ok(length @ 1..) = from.read(&mut buffer) {
+        let bytes = &buffer[..length];
+        kept.push(bytes);
+        look(bytes);
+        if show {
+            let mut stdout = std::io::stdout().lock();
+            if stdout
+                .write_all(bytes)
+                .and_then(|()| stdout.flush())
+                .is_err()
+            {
+                show = false;
+                // The receiver is gone only when the run is over anyway.
+                let _ = events.send(Event::OutputClosed);
+            }
+        }
+    }
+    kept
+}
+
+fn messages(from: UnixStream, events: &Sender<Event>) {
+    for line in BufReader::new(from)
+        .split(b'\n')
+        .map_while(core::result::Result::ok)
+    {
+        let line = String::from_utf8_lossy(&line);
+        // As above.
+        let _ = events.send(Event::Message(Message::parse(line.trim_end())));
+    }
+}
