@@ -399,12 +399,13 @@ fn amd_reserves_bit_8_of_upper_entries_that_map_no_page() {
 
 /// SDM section 4.10.2.4.
 #[test]
-fn a_page_is_global_under_pge_only() {
-    let tables = four_kib(0x7000 | FULL | G);
-    for (cr4, scope) in [
-        (Cr4::PGE, Scope::Global),
-        (Cr4::empty(), Scope::AddressSpace),
+fn a_page_is_global_by_its_flag_and_under_pge_only() {
+    for (cr4, flag, scope) in [
+        (Cr4::PGE, G, Scope::Global),
+        (Cr4::PGE, 0, Scope::AddressSpace),
+        (Cr4::empty(), G, Scope::AddressSpace),
     ] {
+        let tables = four_kib(0x7000 | FULL | flag);
         let outcome = walk(&long(cr4, Efer::NXE), 0, kernel(Kind::Read), &tables);
         assert_eq!(outcome.translation().unwrap().mapping().scope, scope);
     }

@@ -81,6 +81,19 @@ fn nested_faults_are_user_faults_that_say_whose_access_it_was() {
     }
 }
 
+/// Invariant 1 of the module: the host's protection keys, like its SMEP and SMAP, are for its own accesses.
+#[test]
+fn protection_keys_of_the_host_do_not_matter() {
+    let pkru = vmmu_spec::Pkru::new(u32::MAX);
+    let keys = NestedControls::new(long(Cr4::PKE, Efer::NXE).with_pkru(pkru)).unwrap();
+    let (gpa, write) = (GuestPhysical::new(0x7123), NestedAccess::Final(Kind::Write));
+    let outcome = translate_nested(&keys, Cr3::new(ROOT), gpa, write, &nested(&[]));
+    assert!(
+        matches!(outcome, NestedOutcome::Translation(_)),
+        "{outcome:?}"
+    );
+}
+
 #[test]
 fn an_address_beyond_the_tables_is_out_of_range() {
     let beyond = GuestPhysical::new(1 << 48);
