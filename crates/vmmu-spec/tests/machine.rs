@@ -53,6 +53,8 @@ impl<'c> Machine<'c> {
             (T3, TABLES[0] | table),
         ]);
         tables.0.insert(TABLES[0], 0x7000 | table | D);
+        // Not to be seen by anyone if it is replaced before the table is linked.
+        tables.0.insert(TABLES[1], 0xa000 | table | D);
         Self {
             controls,
             log: WriteLog::new(tables),
