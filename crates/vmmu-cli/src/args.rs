@@ -191,6 +191,23 @@ impl Feature {
     }
 }
 
+/// Makes one line of clap's several: what is wrong, what is possible, where to read more.
+#[must_use]
+pub fn one_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let said = text
+        .lines()
+        .map(str::trim)
+        .take_while(|line| !line.starts_with("Usage:"));
+    let said: Vec<_> = said
+        .filter(|line| !line.is_empty() && !line.starts_with("For more"))
+        .collect();
+    format!(
+        "{}; see vmmu --help",
+        said.join(" ").trim_start_matches("error: ")
+    )
+}
+
 #[cfg(test)]
 mod command_line {
     use super::{Cli, Command, Feature, Paging};

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 
 use crate::number::ByteSize;
 
-/// The statuses as `--help` lists them.
+/// The statuses and environment variables as `--help` lists them.
 pub const STATUS_HELP: &str = "\
 Exit status:
   the guest's own: run linux ends with the status of the shell or of --exec's commands,
@@ -35,7 +35,10 @@ Exit status:
   132    the hypervisor itself failed: a bug of vmmu
   134    the guest reset, or ended without a status
   136    standard output was closed
-  138    the bench guest's report is incomplete";
+  138    the bench guest's report is incomplete
+
+Environment:
+  VMMU_CACHE   the folder for fetched packages (otherwise .cache in the project)";
 
 /// A failure of the command.
 #[derive(Debug, thiserror::Error)]

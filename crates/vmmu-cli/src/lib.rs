@@ -42,6 +42,24 @@ pub mod workspace;
 use std::process::ExitCode;
 
 use args::{Cli, Command};
+use clap::error::ErrorKind;
+use error::Error;
+
+/// Prints help if that was asked for; otherwise says in one line what is wrong with the command line.
+#[must_use]
+pub fn refuse(error: &clap::Error) -> ExitCode {
+    if error.use_stderr() && error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return fail(&Error::Usage(args::one_line(error)));
+    }
+    // Nothing is left to do if nobody reads the help.
+    let _ = error.print();
+    ExitCode::from(if error.use_stderr() { 2 } else { 0 })
+}
+
+fn fail(error: &Error) -> ExitCode {
+    eprintln!("vmmu: {error}");
+    ExitCode::from(error.status())
+}
 
 /// Carries out a command line and returns the process's status; failures are printed to standard error.
 #[must_use]
@@ -52,9 +70,6 @@ pub fn main_with(cli: &Cli) -> ExitCode {
     });
     match done {
         Ok(status) => ExitCode::from(status),
-        Err(error) => {
-            eprintln!("vmmu: {error}");
-            ExitCode::from(error.status())
-        }
+        Err(error) => fail(&error),
     }
 }

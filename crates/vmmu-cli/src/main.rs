@@ -7,5 +7,8 @@ use clap::Parser;
 use vmmu_cli::args::Cli;
 
 fn main() -> ExitCode {
-    vmmu_cli::main_with(&Cli::parse())
+    match Cli::try_parse() {
+        Ok(cli) => vmmu_cli::main_with(&cli),
+        Err(error) => vmmu_cli::refuse(&error),
+    }
 }

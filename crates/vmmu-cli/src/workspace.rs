@@ -40,15 +40,16 @@ impl Workspace {
         })
     }
 
-    /// Returns the cache folder: `.cache` in the project, otherwise the user's.
+    /// Returns the cache folder: what `VMMU_CACHE` names, `.cache` in the project, otherwise the user's.
     ///
     /// # Errors
     ///
     /// [`Error::File`] if it can't be made.
     pub fn cache(&self) -> Result<PathBuf> {
-        let folder = match &self.root {
-            Some(root) => root.join(".cache"),
-            None => user_cache().join("vmmu"),
+        let folder = match (std::env::var_os("VMMU_CACHE"), &self.root) {
+            (Some(folder), _) => folder.into(),
+            (None, Some(root)) => root.join(".cache"),
+            (None, None) => user_cache().join("vmmu"),
         };
         std::fs::create_dir_all(&folder).map_err(Error::file("make the folder", &folder))?;
         Ok(folder)
