@@ -114,7 +114,8 @@ impl Translation {
     ///
     /// A is set in every entry used, and on a write D in the entry that maps the page, with A in one
     /// locked operation. All of it happens before the access does. The manuals give no order among
-    /// the entries; the walk goes from the top.
+    /// the entries; the walk goes from the top. An entry that serves at two levels, as in a table that
+    /// references itself, is listed once for each; each update names the bits clear in the value read.
     pub fn updates(&self) -> impl Iterator<Item = Update> + '_ {
         let steps = self.mapping.path.steps();
         let leaf = steps.len().saturating_sub(1);
