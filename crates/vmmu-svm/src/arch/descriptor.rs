@@ -1,0 +1,67 @@
+//! The host's GDT, TSS and IDT.
+//!
+//! Every vector below 32 goes to a stub that reports a bug, on a stack of its own, so that an overrun of the normal stack is still
+//! reported. Higher vectors never come: interrupts stay off.
+
+use core::arch::asm;
+use core::cell::UnsafeCell;
+
+const STACK: usize = 32 << 10;
+const CODE: u16 = 8;
+const DATA: u16 = 16;
+const TASK: u16 = 24;
+
+/// The tables that the processor reads, in one block that never moves.
+#[repr(C, align(16))]
+struct Tables {
+    gdt: [u64; 5],
+    // Padding puts the TSS's 64-bit fields, which start at offset 4, on their natural boundaries.
+    padding: u32,
+    tss: [u32; 26],
+    idt: [[u64; 2]; 32],
+    stack: [u8; STACK],
+}
+
+struct Once(UnsafeCell<Tables>);
+
+// SAFETY:
+// - Written once by `install`, before anything else could look; afterwards only the processor reads it.
+unsafe impl Sync for Once {}
+
+static TABLES: Once =
+    Once(UnsafeCell::new(Tables { gdt: [0; 5], padding: 0, tss: [0; 26], idt: [[0; 2]; 32], stack: [0; STACK] }));
+
+#[repr(C, packed)]
+struct TableRegister {
+    limit: u16,
+    base: u64,
+}
+
+/// Fills the tables, with `stub` giving each vector's entry point, and loads them.
+pub(crate) fn install(stub: impl Fn(u8) -> u64) {
+    // SAFETY:
+    // - Called once, on the only CPU, before the tables are loaded.
+    let tables = unsafe { &mut *TABLES.0.get() };
+    let tss = (&raw const tables.tss) as u64;
+    let top = ((&raw const tables.stack) as u64 + STACK as u64) & !15;
+    // IST1 lies at offset 24h of the TSS (AMD APM vol. 2, section 12.2.5).
+    tables.tss[9] = top as u32;
+    tables.tss[10] = (top >> 32) as u32;
+    tables.tss[25] = 104 << 16;
+    let busy_free = 0x89 << 40 | (tss & 0xff_ffff) << 16 | (tss >> 24 & 0xff) << 56 | 103;
+    tables.gdt = [0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff, busy_free, tss >> 32];
+    for (vector, gate) in (0u8..).zip(tables.idt.iter_mut()) {
+        let entry = stub(vector);
+        let low = entry & 0xffff | u64::from(CODE) << 16 | 1 << 32 | 0x8e << 40 | (entry >> 16 & 0xffff) << 48;
+        *gate = [low, entry >> 32];
+    }
+    let gdtr = TableRegister { limit: 39, base: (&raw const tables.gdt) as u64 };
+    let idtr = TableRegister { limit: 511, base: (&raw const tables.idt) as u64 };
+    // SAFETY:
+    // - The tables are complete, and static.
+    // - The selectors keep their meaning, so that the segments loaded by the entry code stay right.
+    unsafe {
+        asm!("lgdt [{0}]", "lidt [{1}]", "ltr {2:x}", in(reg) &raw const gdtr, in(reg) &raw const idtr, in(reg) TASK, options(nostack));
+    }
+    const { assert!(DATA == CODE + 8 && TASK == DATA + 8) }
+}

@@ -1,0 +1,29 @@
+//! Everything that needs `unsafe`: instructions that Rust has no words for, and memory that Rust does not own.
+//!
+//! | module | what it offers as safe functions |
+//! |---|---|
+//! | [`port`] | I/O ports |
+//! | [`register`] | model-specific and control registers, CPUID, the time-stamp counter |
+//! | `descriptor` | the host's GDT, TSS and IDT |
+//! | [`physical`] | guest memory and tables as bytes and atomic words, never as Rust references |
+//! | [`world`] | VMRUN with a full register switch |
+//! | `entry`, `memory`, `heap` | the image's first instructions, memory functions, allocator (feature `image`) |
+//!
+//! Invariants:
+//! 1. The host is identity-mapped: a physical address that the start info calls RAM is a valid pointer.
+//! 2. The host runs with GIF = 0 and interrupts off: nothing interrupts it but its own bugs.
+//! 3. The host uses XMM registers freely, x87 and YMM registers never; [`world`] keeps the guest's.
+#![allow(unsafe_code)]
+
+#[cfg(feature = "image")]
+mod descriptor;
+#[cfg(feature = "image")]
+mod entry;
+#[cfg(feature = "image")]
+pub mod heap;
+#[cfg(feature = "image")]
+mod memory;
+pub mod physical;
+pub mod port;
+pub mod register;
+pub mod world;

@@ -1,0 +1,261 @@
+//! Memory that Rust does not own: guest RAM, the tables that the processor walks, and what the boot loader left.
+//!
+//! Guest RAM and tables change under the hypervisor's hands. They are reached by volatile and atomic accesses through raw pointers
+//! only; no Rust reference to them ever exists, except the one-word atomics made and dropped within one access.
+//!
+//! Invariants:
+//! 1. [`GuestRam`] and [`Frames`] are made by `claim` from one [`Layout`](crate::layout::Layout), so that they don't overlap each other, the image or
+//!    the heap.
+//! 2. An access that would leave its range is refused, not clipped.
+
+use alloc::vec::Vec;
+use core::ops::Range;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use vmmu::addr::{Gpa, Hpa, Index, PAGE_SIZE, Pfn};
+
+use crate::layout::Piece;
+
+/// An access outside guest RAM.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("no guest memory at {0}")]
+pub struct NoMemory(pub Gpa);
+
+/// The guest's RAM.
+#[derive(Clone, Debug)]
+pub struct GuestRam {
+    pieces: Vec<Piece>,
+}
+
+impl GuestRam {
+    /// Returns the pieces, ordered by guest address.
+    pub fn pieces(&self) -> &[Piece] {
+        &self.pieces
+    }
+
+    /// Translates a guest physical address, if `length` bytes from it lie in one piece.
+    #[inline]
+    pub fn host(&self, gpa: Gpa, length: u64) -> Option<Hpa> {
+        self.pieces.iter().find_map(|piece| piece.host(gpa, length))
+    }
+
+    #[inline]
+    fn pointer(&self, gpa: Gpa, length: u64) -> Result<*mut u8, NoMemory> {
+        self.host(gpa, length).map(|hpa| hpa.get() as *mut u8).ok_or(NoMemory(gpa))
+    }
+
+    /// Loads a naturally aligned 64-bit word (Acquire).
+    ///
+    /// # Errors
+    /// [`NoMemory`], also when the address is not aligned.
+    #[inline]
+    pub fn load64(&self, gpa: Gpa) -> Result<u64, NoMemory> {
+        Ok(self.word64(gpa)?.load(Ordering::Acquire))
+    }
+    /// Loads a naturally aligned 32-bit word (Acquire).
+    ///
+    /// # Errors
+    /// As [`GuestRam::load64`].
+    #[inline]
+    pub fn load32(&self, gpa: Gpa) -> Result<u32, NoMemory> {
+        Ok(self.word32(gpa)?.load(Ordering::Acquire))
+    }
+    /// Replaces `current` by `new` in an aligned 64-bit word (AcqRel); the inner result says what was there.
+    ///
+    /// # Errors
+    /// As [`GuestRam::load64`].
+    #[inline]
+    pub fn compare_exchange64(&self, gpa: Gpa, current: u64, new: u64) -> Result<Result<u64, u64>, NoMemory> {
+        Ok(self.word64(gpa)?.compare_exchange(current, new, Ordering::AcqRel, Ordering::Acquire))
+    }
+    /// Replaces `current` by `new` in an aligned 32-bit word (AcqRel).
+    ///
+    /// # Errors
+    /// As [`GuestRam::load64`].
+    #[inline]
+    pub fn compare_exchange32(&self, gpa: Gpa, current: u32, new: u32) -> Result<Result<u32, u32>, NoMemory> {
+        Ok(self.word32(gpa)?.compare_exchange(current, new, Ordering::AcqRel, Ordering::Acquire))
+    }
+
+    #[inline]
+    fn word64(&self, gpa: Gpa) -> Result<&AtomicU64, NoMemory> {
+        if !gpa.get().is_multiple_of(8) {
+            return Err(NoMemory(gpa));
+        }
+        let pointer = self.pointer(gpa, 8)?.cast();
+        // SAFETY:
+        // - Guest RAM is mapped for good, and the word is aligned, as the guest address is and pieces are aligned by 2 MiB.
+        // - The hypervisor reaches guest RAM by atomic and volatile accesses only.
+        Ok(unsafe { AtomicU64::from_ptr(pointer) })
+    }
+    #[inline]
+    fn word32(&self, gpa: Gpa) -> Result<&AtomicU32, NoMemory> {
+        if !gpa.get().is_multiple_of(4) {
+            return Err(NoMemory(gpa));
+        }
+        let pointer = self.pointer(gpa, 4)?.cast();
+        // SAFETY:
+        // - As for 64 bits.
+        Ok(unsafe { AtomicU32::from_ptr(pointer) })
+    }
+
+    /// Copies bytes out of guest memory.
+    ///
+    /// # Errors
+    /// [`NoMemory`] if not all of them lie in one piece.
+    pub fn read(&self, gpa: Gpa, bytes: &mut [u8]) -> Result<(), NoMemory> {
+        let from = self.pointer(gpa, bytes.len() as u64)?;
+        for (offset, byte) in bytes.iter_mut().enumerate() {
+            // SAFETY:
+            // - The range was checked.
+            *byte = unsafe { from.wrapping_add(offset).read_volatile() };
+        }
+        Ok(())
+    }
+
+    /// Copies 16 bytes out of guest memory, at any alignment.
+    ///
+    /// # Errors
+    /// As [`GuestRam::read`].
+    #[inline]
+    pub fn load16(&self, gpa: Gpa) -> Result<[u8; 16], NoMemory> {
+        let from = self.pointer(gpa, 16)?;
+        let (low, high): (u64, u64);
+        // SAFETY:
+        // - The range was checked. In assembly, because the words may be unaligned, and the guest may change them meanwhile.
+        unsafe {
+            core::arch::asm!("mov {0}, [{2}]", "mov {1}, [{2}+8]", out(reg) low, lateout(reg) high, in(reg) from,
+                 options(nostack, readonly, preserves_flags));
+        }
+        Ok((u128::from(high) << 64 | u128::from(low)).to_le_bytes())
+    }
+
+    /// Copies bytes into guest memory.
+    ///
+    /// # Errors
+    /// [`NoMemory`] if not all of them lie in guest memory; nothing is copied then.
+    pub fn write(&self, gpa: Gpa, bytes: &[u8]) -> Result<(), NoMemory> {
+        let to = self.pointer(gpa, bytes.len() as u64)?;
+        // SAFETY:
+        // - The range was checked; `bytes` is Rust's own memory or the bundle, which guest RAM doesn't overlap.
+        unsafe { to.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) }
+        Ok(())
+    }
+
+    /// Fills guest memory with zeros.
+    ///
+    /// # Errors
+    /// As [`GuestRam::write`].
+    pub fn zero(&self, gpa: Gpa, length: u64) -> Result<(), NoMemory> {
+        let to = self.pointer(gpa, length)?;
+        // SAFETY:
+        // - The range was checked.
+        unsafe { to.write_bytes(0, length as usize) }
+        Ok(())
+    }
+}
+
+/// Frames for tables, and the words in them.
+#[derive(Debug)]
+pub struct Frames {
+    range: Range<u64>,
+}
+
+impl Frames {
+    /// Returns the numbers of the first frame and of the one after the last.
+    pub fn range(&self) -> Range<Pfn> {
+        Pfn::new(self.range.start)..Pfn::new(self.range.end)
+    }
+
+    /// Returns the word of a table.
+    ///
+    /// # Panics
+    /// If the table isn't one of these frames: that is a bug of the hypervisor.
+    #[inline]
+    pub fn word(&self, table: Pfn, slot: Index) -> &AtomicU64 {
+        let frame = table.get();
+        assert!(frame >= self.range.start && frame < self.range.end, "table {table} lies outside the frames for tables");
+        let pointer = (frame * PAGE_SIZE + slot.get() as u64 * 8) as *mut u64;
+        // SAFETY:
+        // - The frame is one of those that the layout set apart for tables, and mapped; the word is aligned and inside it.
+        // - Tables are reached by atomic accesses only, and by `clear` before they are anybody's.
+        unsafe { AtomicU64::from_ptr(pointer) }
+    }
+
+    /// Fills a frame with zeros.
+    ///
+    /// # Panics
+    /// As [`Frames::word`].
+    pub fn clear(&self, table: Pfn) {
+        let pointer = self.word(table, Index::truncate(0)).as_ptr();
+        // SAFETY:
+        // - The frame was checked; nobody walks a frame that is being allocated.
+        unsafe { pointer.write_bytes(0, 512) }
+    }
+}
+
+/// Takes possession of what a layout gives to the guest, to tables and to the heap.
+#[cfg(feature = "image")]
+pub(crate) fn claim(layout: crate::layout::Layout) -> (GuestRam, Frames) {
+    use core::sync::atomic::AtomicBool;
+    static CLAIMED: AtomicBool = AtomicBool::new(false);
+    assert!(!CLAIMED.swap(true, Ordering::Relaxed), "memory is claimed once");
+    super::heap::extend(layout.heap.clone());
+    let range = layout.tables.start.get() / PAGE_SIZE..layout.tables.end.get() / PAGE_SIZE;
+    (GuestRam { pieces: layout.guest }, Frames { range })
+}
+
+/// Copies bytes that the boot loader left in memory.
+#[cfg(feature = "image")]
+pub(crate) fn copy_out(from: Hpa, bytes: &mut [u8]) {
+    for (offset, byte) in bytes.iter_mut().enumerate() {
+        let pointer = (from.get() as *const u8).wrapping_add(offset);
+        // SAFETY:
+        // - The first 4 GiB are mapped, and reading RAM has no effect; volatile, because address 0 may be among them.
+        *byte = unsafe { pointer.read_volatile() };
+    }
+}
+
+/// Returns the module that the boot loader left in memory.
+#[cfg(feature = "image")]
+pub(crate) fn module(range: Range<Hpa>) -> &'static [u8] {
+    // SAFETY:
+    // - The start info says that the module is there; the layout reserves it, so that nobody writes to it.
+    unsafe { core::slice::from_raw_parts(range.start.get() as *const u8, (range.end.get() - range.start.get()) as usize) }
+}
+
+/// Maps all RAM above 4 GiB up to `end` in the host's own tables, one to one with 2 MiB pages.
+#[cfg(feature = "image")]
+pub(crate) fn map_above_4g(end: Hpa) {
+    use alloc::boxed::Box;
+    #[repr(align(4096))]
+    struct Table([u64; 512]);
+    assert!(end.get() <= 512 << 30, "there is RAM above 512 GiB");
+    let root = super::register::cr3().get() as *const u64;
+    // SAFETY:
+    // - The entry code made the root, and its first entry names a level-3 table; the identity map makes it a pointer.
+    let level3 = unsafe { (root.read() & !0xfff) as *mut u64 };
+    for gib in 4..end.get().div_ceil(1 << 30) {
+        let level2 = Box::leak(Box::new(Table([0; 512])));
+        for (slot, entry) in (0u64..).zip(level2.0.iter_mut()) {
+            *entry = gib << 30 | slot << 21 | 0x83;
+        }
+        // SAFETY:
+        // - Below 512 GiB, so the slot is inside the table; the old entry is not present.
+        unsafe { level3.wrapping_add(gib as usize).write_volatile((&raw const *level2) as u64 | 3) }
+    }
+    super::register::reload_cr3();
+}
+
+/// Returns where the image lies.
+#[cfg(feature = "image")]
+pub(crate) fn image_range() -> Range<Hpa> {
+    let range = super::entry::image_range();
+    Hpa::new(range.start)..Hpa::new(range.end)
+}
+
+/// Installs the host's descriptor tables.
+#[cfg(feature = "image")]
+pub(crate) fn install_descriptors() {
+    super::descriptor::install(super::entry::stub);
+}

@@ -1,0 +1,214 @@
+//! The guest's machine: runs it, and answers its exits.
+//!
+//! Neighbours: [`crate::vcpu`] switches worlds and decodes, [`crate::paging`] knows the tables, [`crate::control`] judges writes to
+//! control registers, [`crate::channel`] tells the command.
+//!
+//! Invariants:
+//! 1. An exit either steps over its instruction, or raises an exception, or resumes: each exactly once.
+//! 2. What isn't known ends the run with a reason; nothing is guessed.
+
+mod control_exits;
+mod io;
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::Arc;
+
+use vmmu::addr::{Gpa, Gva};
+use vmmu::walk::PageFaultCode;
+
+use crate::arch::physical::GuestRam;
+use crate::arch::register;
+use crate::arch::world::physical;
+use crate::channel::End;
+use crate::config::{Configuration, Paging};
+use crate::cpuid::Shape;
+use crate::decode::{Gpr, Instruction, Operation};
+use crate::event::Exception;
+use crate::exit::{EXITS, ExitCode};
+use crate::load::Entry;
+use crate::paging::{Answer, Memory};
+use crate::permission::{MsrMap, PortMap};
+use crate::report;
+use crate::vcpu::{TripleFault, Vcpu};
+use crate::vmcb::{ControlRegisters, Intercepts1, Intercepts2};
+
+const RAX: Gpr = Gpr(0);
+const RCX: Gpr = Gpr(1);
+const RDX: Gpr = Gpr(2);
+const RBX: Gpr = Gpr(3);
+
+/// The guest's machine.
+#[derive(Debug)]
+pub struct Machine {
+    vcpu: Box<Vcpu>,
+    memory: Memory,
+    ram: Arc<GuestRam>,
+    shape: Shape,
+    apic_base: u64,
+    // The processor reads them as long as the guest runs.
+    _maps: Box<(PortMap, MsrMap)>,
+}
+
+/// Why the run ends.
+enum Stop {
+    End(End),
+    TripleFault,
+}
+
+impl From<TripleFault> for Stop {
+    fn from(_: TripleFault) -> Self {
+        Self::TripleFault
+    }
+}
+
+fn refused<T>(text: String) -> Result<T, Stop> {
+    Err(Stop::End(End::Refused(text)))
+}
+
+impl Machine {
+    /// Makes a machine that is about to execute `entry`.
+    pub fn new(configuration: &Configuration, entry: Entry, ram: Arc<GuestRam>, memory: Memory) -> Self {
+        let shape = Shape::new(configuration, register::cpuid);
+        let paging = configuration.paging;
+        let mut vcpu = Box::new(Vcpu::new(entry, &shape, paging));
+        let maps = Box::new((PortMap::new(), MsrMap::new()));
+        let vmcb = &mut vcpu.vmcb;
+        (vmcb.iopm, vmcb.msrpm) = (physical(&maps.0).get(), physical(&maps.1).get());
+        vmcb.asid = 1;
+        vmcb.cr_writes = ControlRegisters::CR0 | ControlRegisters::CR4;
+        vmcb.intercepts1 = Intercepts1::NMI | Intercepts1::CPUID | Intercepts1::INVLPGA | Intercepts1::IOIO | Intercepts1::MSR;
+        vmcb.intercepts1 |= Intercepts1::SHUTDOWN;
+        vmcb.intercepts2 = Intercepts2::all();
+        if paging == Paging::Shadow {
+            vmcb.cr_writes |= ControlRegisters::CR3;
+            vmcb.cr_reads = ControlRegisters::CR0 | ControlRegisters::CR3 | ControlRegisters::CR4;
+            vmcb.intercepts1 |= Intercepts1::INVLPG;
+            vmcb.exceptions = 1 << 14;
+        }
+        let apic_base = register::read_msr(register::Msr::ApicBase);
+        Self { vcpu, memory, ram, shape, apic_base, _maps: maps }
+    }
+
+    /// Runs the guest until it ends.
+    pub fn run(&mut self) -> End {
+        let state = *self.vcpu.state();
+        let mut going = self.apply(state);
+        loop {
+            match going {
+                Ok(()) => {}
+                Err(Stop::End(end)) => return end,
+                Err(Stop::TripleFault) => return End::Crash(self.crash("the guest ran into a triple fault")),
+            }
+            self.vcpu.run();
+            self.vcpu.vmcb.event = 0;
+            let code = ExitCode::new(self.vcpu.vmcb.exit_code);
+            EXITS.count(code);
+            going = self.answer(code);
+        }
+    }
+
+    /// Returns the guest's memory.
+    pub const fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    /// Answers an exit.
+    #[inline]
+    fn answer(&mut self, code: ExitCode) -> Result<(), Stop> {
+        match code {
+            ExitCode::PAGE_FAULT => self.page_fault(),
+            ExitCode::NESTED_FAULT => self.nested_fault(),
+            ExitCode::CPUID => self.cpuid(),
+            ExitCode::INVLPG => self.invlpg(),
+            ExitCode::IOIO => self.io(),
+            ExitCode::MSR => self.msr(),
+            _ => self.answer_rare(code),
+        }
+    }
+
+    fn answer_rare(&mut self, code: ExitCode) -> Result<(), Stop> {
+        if let Some(register) = code.offset_from(ExitCode::CR_WRITE, 16) {
+            return self.write_control(register);
+        }
+        if let Some(register) = code.offset_from(ExitCode::CR_READ, 16) {
+            return self.read_control(register);
+        }
+        if code.offset_from(ExitCode::VMRUN, 7).is_some() || code == ExitCode::INVLPGA {
+            // SVM isn't offered to the guest (AMD APM vol. 2, section 15.4).
+            return self.raise(Exception::Undefined);
+        }
+        match code {
+            ExitCode::NMI => {
+                self.vcpu.resume();
+                Ok(())
+            }
+            ExitCode::SHUTDOWN => Err(Stop::TripleFault),
+            ExitCode::INVALID => self.refused_by_processor(),
+            code => panic!("the guest exited with code {:#x}, which nothing asked for", code.get()),
+        }
+    }
+
+    fn page_fault(&mut self) -> Result<(), Stop> {
+        let gva = Gva::new(self.vcpu.vmcb.exit_info2);
+        let code = PageFaultCode::from_bits_retain(self.vcpu.vmcb.exit_info1 as u32);
+        let answer = self.memory.page_fault(gva, code);
+        self.carry_out(gva, answer)
+    }
+
+    fn nested_fault(&mut self) -> Result<(), Stop> {
+        let (gpa, code) = (Gpa::new(self.vcpu.vmcb.exit_info2), self.vcpu.vmcb.exit_info1);
+        let answer = self.memory.nested_fault(gpa, code);
+        self.carry_out(Gva::new(0), answer)
+    }
+
+    fn carry_out(&mut self, gva: Gva, answer: Answer) -> Result<(), Stop> {
+        match answer {
+            Answer::Resume => {
+                self.vcpu.resume();
+                Ok(())
+            }
+            Answer::Fault(code) => self.raise(Exception::Page(gva, code)),
+            Answer::Refused(text) => refused(format!("{text}, at rip {:#x}", self.vcpu.vmcb.rip)),
+        }
+    }
+
+    fn cpuid(&mut self) -> Result<(), Stop> {
+        let Some(Instruction { operation: Operation::Cpuid, length }) = self.vcpu.decode(&self.ram) else {
+            return self.changed_instruction("cpuid");
+        };
+        let (leaf, subleaf) = (self.vcpu.get(RAX) as u32, self.vcpu.get(RCX) as u32);
+        let cr4 = self.vcpu.state().cr4;
+        let answer = self.shape.filter(leaf, subleaf, cr4, register::cpuid(leaf, subleaf));
+        for (register, value) in [(RAX, answer.eax), (RBX, answer.ebx), (RCX, answer.ecx), (RDX, answer.edx)] {
+            self.vcpu.set(register, u64::from(value));
+        }
+        self.vcpu.step_over(length);
+        Ok(())
+    }
+
+    fn invlpg(&mut self) -> Result<(), Stop> {
+        let Some(Instruction { operation: Operation::Invlpg(gva), length }) = self.vcpu.decode(&self.ram) else {
+            return self.changed_instruction("invlpg");
+        };
+        self.memory.invalidate(gva);
+        self.vcpu.step_over(length);
+        Ok(())
+    }
+
+    fn raise(&mut self, exception: Exception) -> Result<(), Stop> {
+        Ok(self.vcpu.raise(exception)?)
+    }
+
+    /// Gives up on an instruction whose bytes are no longer those that exited.
+    #[cold]
+    fn changed_instruction(&mut self, what: &str) -> Result<(), Stop> {
+        refused(format!("the {what} instruction at rip {:#x} changed while it ran, or has a form that isn't known", self.vcpu.vmcb.rip))
+    }
+
+    #[cold]
+    fn crash(&mut self, why: &str) -> String {
+        report::crash(why, &mut self.vcpu, &self.ram, &self.memory)
+    }
+}

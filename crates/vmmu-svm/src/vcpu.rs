@@ -1,0 +1,286 @@
+//! The guest's processor: its control block, its registers, and the paging registers as the guest sees them.
+//!
+//! Invariants:
+//! 1. [`Vcpu::state`] is what the guest has written; the control block's CR0, CR3, CR4 and EFER are what [`crate::paging`] makes of it.
+//! 2. Under nested paging the guest loads CR3 without an exit: the control block's is the guest's, and [`Vcpu::walker`] takes it over.
+
+use vmmu::addr::{Gpa, Gva};
+use vmmu::paging::{Cr0, Cr3, Cr4, Efer, PagingState, Rflags};
+use vmmu::walk::{Access, AccessKind, CasOutcome, Gpte, GpteError, GpteMemory, GpteWidth, Privilege, Walk, WalkFailure, Walker};
+
+use crate::arch::physical::GuestRam;
+use crate::arch::world::{HostWorld, Registers, run};
+use crate::config::Paging;
+use crate::cpuid::Shape;
+use crate::decode::{self, CodeSize, Gpr, Instruction, LONGEST, RegisterFile, SegmentName};
+use crate::event::{Event, Exception, Merged};
+use crate::load::Entry;
+use crate::vmcb::{Segment, Vmcb};
+
+const RAX: u8 = 0;
+const RBX: u8 = 3;
+const RSP: u8 = 4;
+const RSI: u8 = 6;
+
+/// Present, accessed, read and execute, 64-bit.
+const CODE_64: u16 = 0xa9b;
+/// The same, 32-bit.
+const CODE_32: u16 = 0xc9b;
+/// Present, accessed, read and write, 32-bit.
+const DATA_32: u16 = 0xc93;
+/// A busy task-state segment.
+const TASK: u16 = 0x8b;
+/// The page-attribute table after reset (AMD APM vol. 2, section 7.8.2).
+const PAT: u64 = 0x0007_0406_0007_0406;
+
+/// The guest's processor.
+#[derive(Debug)]
+pub struct Vcpu {
+    /// The control block.
+    pub vmcb: Vmcb,
+    registers: Registers,
+    host: HostWorld,
+    walker: Walker,
+    paging: Paging,
+}
+
+/// A guest whose delivery of an exception failed for good.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TripleFault;
+
+impl Vcpu {
+    /// Makes a processor that is about to execute `entry`.
+    pub fn new(entry: Entry, shape: &Shape, paging: Paging) -> Self {
+        let mut vmcb = Vmcb::new();
+        let mut registers = Registers::new();
+        let mut state = PagingState::reset(shape.model());
+        let code = |attributes| Segment::flat(0x10, attributes);
+        let data = Segment::flat(0x18, DATA_32);
+        (vmcb.ds, vmcb.es, vmcb.ss, vmcb.fs, vmcb.gs) = (data, data, data, data, data);
+        vmcb.tr = Segment { selector: 0, attributes: TASK, limit: 0x67, base: 0 };
+        vmcb.ldtr = Segment { selector: 0, attributes: 0x82, limit: 0, base: 0 };
+        state.cr0 = Cr0::PE | Cr0::ET;
+        match entry {
+            Entry::Long { rip, rsi, cr3, gdt } => {
+                vmcb.cs = code(CODE_64);
+                vmcb.gdtr = Segment { limit: 31, base: gdt.get(), ..Segment::default() };
+                state.cr0 |= Cr0::PG;
+                state.cr4 = Cr4::PAE;
+                state.efer = Efer::LME | Efer::LMA;
+                state.cr3 = Cr3::new(cr3.get());
+                vmcb.cr3 = cr3.get();
+                vmcb.rip = rip;
+                registers.set(RSI, rsi);
+            }
+            Entry::Protected { eip, eax, ebx } => {
+                vmcb.cs = code(CODE_32);
+                vmcb.rip = u64::from(eip);
+                vmcb.rax = u64::from(eax);
+                registers.set(RBX, u64::from(ebx));
+            }
+        }
+        (vmcb.rflags, vmcb.dr6, vmcb.dr7, vmcb.pat) = (2, 0xffff_0ff0, 0x400, PAT);
+        let mut host = HostWorld::new();
+        host.save();
+        Self { vmcb, registers, host, walker: Walker::new(state), paging }
+    }
+
+    /// Runs the guest until it exits.
+    #[inline]
+    pub fn run(&mut self) {
+        run(&mut self.vmcb, &mut self.registers, &mut self.host);
+    }
+
+    /// Returns the paging registers as the guest sees them.
+    #[inline]
+    pub fn state(&mut self) -> &PagingState {
+        self.take_over_cr3();
+        self.walker.state()
+    }
+    /// Takes over paging registers that the guest has written.
+    #[inline]
+    pub fn set_state(&mut self, state: PagingState) {
+        self.walker.set_state(state);
+    }
+    #[inline]
+    fn take_over_cr3(&mut self) {
+        if self.paging == Paging::Nested {
+            self.walker.set_cr3(Cr3::new(self.vmcb.cr3), None);
+        }
+    }
+    /// Returns the walker of the guest's tables.
+    #[inline]
+    pub fn walker(&mut self) -> &Walker {
+        self.take_over_cr3();
+        &self.walker
+    }
+
+    /// Returns a general register.
+    #[inline]
+    pub const fn get(&self, register: Gpr) -> u64 {
+        match register.0 {
+            RAX => self.vmcb.rax,
+            RSP => self.vmcb.rsp,
+            number => self.registers.get(number),
+        }
+    }
+    /// Sets a general register.
+    #[inline]
+    pub const fn set(&mut self, register: Gpr, value: u64) {
+        match register.0 {
+            RAX => self.vmcb.rax = value,
+            RSP => self.vmcb.rsp = value,
+            number => self.registers.set(number, value),
+        }
+    }
+
+    /// Returns the privilege of what the guest executes.
+    #[inline]
+    pub const fn privilege(&self) -> Privilege {
+        Privilege::new(self.vmcb.cpl, Rflags::from_bits_retain(self.vmcb.rflags))
+    }
+    /// Returns how many bits the guest's code has.
+    #[inline]
+    pub fn code_size(&self) -> CodeSize {
+        if self.vmcb.cs.is_long() && self.walker.state().efer.contains(Efer::LMA) {
+            CodeSize::Bits64
+        } else if self.vmcb.cs.is_32bit() {
+            CodeSize::Bits32
+        } else {
+            CodeSize::Bits16
+        }
+    }
+    /// Returns the linear address of the instruction that exited.
+    #[inline]
+    pub fn instruction_address(&self) -> Gva {
+        if self.code_size() == CodeSize::Bits64 {
+            Gva::new(self.vmcb.rip)
+        } else {
+            Gva::new((self.vmcb.cs.base.wrapping_add(self.vmcb.rip)) & 0xffff_ffff)
+        }
+    }
+
+    /// Fetches and decodes the instruction that exited; `None` if its bytes are gone or make no sense.
+    #[inline]
+    pub fn decode(&mut self, ram: &GuestRam) -> Option<Instruction> {
+        let at = self.instruction_address();
+        let size = self.code_size();
+        let access = Access::new(AccessKind::Fetch, self.privilege());
+        let first = self.translate(ram, at, access)?;
+        let left = 4096 - at.page_offset() as usize;
+        if left > LONGEST {
+            let bytes = ram.load16(first).ok()?;
+            return decode::decode(&bytes[..LONGEST], size, self.vmcb.rip, self);
+        }
+        let mut bytes = [0; LONGEST];
+        let (head, tail) = bytes.split_at_mut(left);
+        ram.read(first, head).ok()?;
+        if let Some(instruction) = decode::decode(head, size, self.vmcb.rip, self) {
+            return Some(instruction);
+        }
+        let second = self.translate(ram, at.wrapping_add(left as u64), access)?;
+        ram.read(second, tail).ok()?;
+        decode::decode(&bytes, size, self.vmcb.rip, self)
+    }
+
+    /// Translates an address of the guest on the hypervisor's own behalf.
+    #[inline]
+    pub fn translate(&mut self, ram: &GuestRam, gva: Gva, access: Access) -> Option<Gpa> {
+        let mut walk = Walk::new();
+        self.walker().probe(&Tables(ram), gva, access, &mut walk).ok().map(|()| walk.gpa())
+    }
+    /// Walks the guest's tables for a report.
+    pub fn probe(&mut self, ram: &GuestRam, gva: Gva, access: Access) -> (Walk, Result<(), WalkFailure>) {
+        let mut walk = Walk::new();
+        let result = self.walker().probe(&Tables(ram), gva, access, &mut walk);
+        (walk, result)
+    }
+
+    /// Steps over an instruction that the hypervisor has carried out.
+    #[inline]
+    pub fn step_over(&mut self, length: u8) {
+        let next = self.vmcb.rip.wrapping_add(u64::from(length));
+        self.vmcb.rip = if self.code_size() == CodeSize::Bits64 { next } else { next & 0xffff_ffff };
+        self.vmcb.interrupt_shadow &= !1;
+        let flags = Rflags::from_bits_retain(self.vmcb.rflags);
+        if flags.intersects(Rflags::TF | Rflags::RF) {
+            self.vmcb.rflags &= !Rflags::RF.bits();
+            if flags.contains(Rflags::TF) {
+                // The trap of single-stepping follows the instruction (AMD APM vol. 2, section 13.1.4).
+                self.vmcb.dr6 |= 1 << 14;
+                let Merged::Deliver(event) = Exception::Debug.merge(None) else { return };
+                self.vmcb.event = event.field();
+            }
+        }
+    }
+
+    /// Gives the guest an exception, merged with the event in whose delivery the exit came.
+    ///
+    /// # Errors
+    /// [`TripleFault`] if the guest can't take another.
+    pub fn raise(&mut self, exception: Exception) -> Result<(), TripleFault> {
+        match exception.merge(Event::from_field(self.vmcb.exit_int_info)) {
+            Merged::Deliver(event) => {
+                if let Exception::Page(gva, _) = exception {
+                    self.vmcb.cr2 = gva.get();
+                }
+                self.vmcb.event = event.field();
+                Ok(())
+            }
+            Merged::TripleFault => Err(TripleFault),
+        }
+    }
+
+    /// Lets the guest go on where it was, the delivery of an event included.
+    #[inline]
+    pub fn resume(&mut self) {
+        if let Some(event) = Event::from_field(self.vmcb.exit_int_info).and_then(Event::again) {
+            self.vmcb.event = event.field();
+        }
+    }
+}
+
+impl RegisterFile for Vcpu {
+    #[inline]
+    fn general(&self, register: Gpr) -> u64 {
+        self.get(register)
+    }
+    fn segment_base(&self, segment: SegmentName) -> u64 {
+        let long = self.code_size() == CodeSize::Bits64;
+        match segment {
+            SegmentName::Fs => self.vmcb.fs.base,
+            SegmentName::Gs => self.vmcb.gs.base,
+            _ if long => 0,
+            SegmentName::Es => self.vmcb.es.base,
+            SegmentName::Cs => self.vmcb.cs.base,
+            SegmentName::Ss => self.vmcb.ss.base,
+            SegmentName::Ds => self.vmcb.ds.base,
+        }
+    }
+}
+
+/// Guest RAM as the walker reaches it.
+#[derive(Clone, Copy, Debug)]
+pub struct Tables<'a>(pub &'a GuestRam);
+
+impl GpteMemory for Tables<'_> {
+    #[inline]
+    fn read(&self, at: Gpa, width: GpteWidth) -> Result<Gpte, GpteError> {
+        let raw = match width {
+            GpteWidth::Bytes4 => self.0.load32(at).map(u64::from),
+            GpteWidth::Bytes8 => self.0.load64(at),
+        };
+        raw.map(Gpte::new).map_err(|_| GpteError::Missing)
+    }
+    fn compare_exchange(&self, at: Gpa, width: GpteWidth, current: Gpte, new: Gpte) -> Result<CasOutcome, GpteError> {
+        let won = match width {
+            GpteWidth::Bytes4 => self.0.compare_exchange32(at, current.raw() as u32, new.raw() as u32).map(|result| result.is_ok()),
+            GpteWidth::Bytes8 => self.0.compare_exchange64(at, current.raw(), new.raw()).map(|result| result.is_ok()),
+        };
+        match won {
+            Ok(true) => Ok(CasOutcome::Done),
+            Ok(false) => Ok(CasOutcome::Lost),
+            Err(_) => Err(GpteError::Missing),
+        }
+    }
+}
