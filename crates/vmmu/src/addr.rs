@@ -217,7 +217,11 @@ impl Index {
     /// Makes an index if it is below [`TABLE_SLOTS`].
     #[inline]
     pub const fn new(index: usize) -> Option<Self> {
-        if index < TABLE_SLOTS { Some(Self(index as u16)) } else { None }
+        if index < TABLE_SLOTS {
+            Some(Self(index as u16))
+        } else {
+            None
+        }
     }
     /// Makes an index from the low bits of `index`.
     #[inline]

@@ -214,7 +214,11 @@ impl PhysBits {
     /// Makes a width if it is one that the formats can express.
     #[inline]
     pub const fn new(bits: u8) -> Option<Self> {
-        if bits >= 32 && bits <= 52 { Some(Self(bits)) } else { None }
+        if bits >= 32 && bits <= 52 {
+            Some(Self(bits))
+        } else {
+            None
+        }
     }
     /// Returns the number of bits.
     #[inline]
@@ -299,7 +303,11 @@ impl PagingMode {
     /// Makes a mode, dropping the rules that have no effect in `format`.
     #[inline]
     pub const fn new(format: GuestFormat, rules: PagingRules, cpu: CpuModel) -> Self {
-        Self { format, rules: rules.intersection(effective(format)), cpu }
+        Self {
+            format,
+            rules: rules.intersection(effective(format)),
+            cpu,
+        }
     }
     /// Returns the format of the guest's tables.
     #[inline]
@@ -320,12 +328,16 @@ impl PagingMode {
 
 /// Returns the rules that have an effect in `format`.
 const fn effective(format: GuestFormat) -> PagingRules {
-    let common = PagingRules::WP.union(PagingRules::SMEP).union(PagingRules::SMAP);
+    let common = PagingRules::WP
+        .union(PagingRules::SMEP)
+        .union(PagingRules::SMAP);
     match format {
         GuestFormat::Off => PagingRules::empty(),
         GuestFormat::Bits32 => common.union(PagingRules::PSE),
         GuestFormat::Pae => common.union(PagingRules::NX),
-        GuestFormat::Level4 | GuestFormat::Level5 => common.union(PagingRules::NX).union(PagingRules::PKE),
+        GuestFormat::Level4 | GuestFormat::Level5 => {
+            common.union(PagingRules::NX).union(PagingRules::PKE)
+        }
     }
 }
 

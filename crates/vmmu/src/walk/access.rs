@@ -54,14 +54,23 @@ pub struct Privilege {
 
 impl Privilege {
     /// The most privileged level with AC clear.
-    pub const KERNEL: Self = Self { cpl: 0, rflags: Rflags::empty() };
+    pub const KERNEL: Self = Self {
+        cpl: 0,
+        rflags: Rflags::empty(),
+    };
     /// The least privileged level.
-    pub const USER: Self = Self { cpl: 3, rflags: Rflags::empty() };
+    pub const USER: Self = Self {
+        cpl: 3,
+        rflags: Rflags::empty(),
+    };
 
     /// Makes a privilege from the low two bits of `cpl` and from `rflags`.
     #[inline]
     pub const fn new(cpl: u8, rflags: Rflags) -> Self {
-        Self { cpl: cpl & 3, rflags }
+        Self {
+            cpl: cpl & 3,
+            rflags,
+        }
     }
     /// Tells whether accesses of an instruction are user-mode accesses: CPL is 3 (Intel SDM vol. 3, section 4.6).
     #[inline]
@@ -112,7 +121,11 @@ impl Access {
     #[inline]
     pub const fn new(kind: AccessKind, privilege: Privilege) -> Self {
         let access = Self::implicit(kind);
-        if privilege.is_user() { Self(access.0 | Self::USER) } else { access.suspend_smap(privilege) }
+        if privilege.is_user() {
+            Self(access.0 | Self::USER)
+        } else {
+            access.suspend_smap(privilege)
+        }
     }
 
     /// Makes an implicit supervisor access: to a descriptor table, to a task-state segment, in the delivery of an event. It is a
@@ -140,12 +153,20 @@ impl Access {
         } else {
             Self::READ
         };
-        if code.contains(PageFaultCode::USER) { Self(access.0 | Self::USER) } else { access.suspend_smap(privilege) }
+        if code.contains(PageFaultCode::USER) {
+            Self(access.0 | Self::USER)
+        } else {
+            access.suspend_smap(privilege)
+        }
     }
 
     /// Returns a supervisor access with SMAP suspended if `privilege` does so and the access is one to data.
     const fn suspend_smap(self, privilege: Privilege) -> Self {
-        if privilege.suspends_smap() && !self.is_fetch() { Self(self.0 | Self::NO_SMAP) } else { self }
+        if privilege.suspends_smap() && !self.is_fetch() {
+            Self(self.0 | Self::NO_SMAP)
+        } else {
+            self
+        }
     }
 
     /// Tells whether the access is a write.
@@ -198,12 +219,20 @@ impl Access {
 
 impl core::fmt::Debug for Access {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.write_str(if self.is_user() { "user " } else { "supervisor " })?;
+        f.write_str(if self.is_user() {
+            "user "
+        } else {
+            "supervisor "
+        })?;
         f.write_str(match self.access_kind() {
             AccessKind::Read => "read",
             AccessKind::Write => "write",
             AccessKind::Fetch => "fetch",
         })?;
-        f.write_str(if self.is_smap_suspended() { " with AC" } else { "" })
+        f.write_str(if self.is_smap_suspended() {
+            " with AC"
+        } else {
+            ""
+        })
     }
 }

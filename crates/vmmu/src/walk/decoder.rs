@@ -105,7 +105,11 @@ pub struct Decoder {
 impl Decoder {
     /// Makes the decoder of a mode.
     pub const fn new(mode: PagingMode) -> Self {
-        let mut decoder = Self { format: mode.format(), checked: [[Gpte::PRESENT.raw(); 2]; 5], leaf: [0; 5] };
+        let mut decoder = Self {
+            format: mode.format(),
+            checked: [[Gpte::PRESENT.raw(); 2]; 5],
+            leaf: [0; 5],
+        };
         let levels = mode.format().levels();
         let mut i = 0;
         while i < levels.len() {
@@ -174,18 +178,35 @@ impl Decoder {
         if !self.is_valid(level, gpte) {
             return Entry::Reserved;
         }
-        let rights = if self.format.has_rights(level) { inherited.intersection(gpte.rights()) } else { inherited };
-        if self.is_leaf(level, gpte) {
-            Entry::Leaf(LeafEntry { base: self.format.leaf_base(level, gpte), level, rights, gpte })
+        let rights = if self.format.has_rights(level) {
+            inherited.intersection(gpte.rights())
         } else {
-            Entry::Table(TableEntry { gfn: gpte.frame(), rights, gpte })
+            inherited
+        };
+        if self.is_leaf(level, gpte) {
+            Entry::Leaf(LeafEntry {
+                base: self.format.leaf_base(level, gpte),
+                level,
+                rights,
+                gpte,
+            })
+        } else {
+            Entry::Table(TableEntry {
+                gfn: gpte.frame(),
+                rights,
+                gpte,
+            })
         }
     }
 
     /// Tells whether loading `pdptes` into the page-directory-pointer registers is #GP: one of them is present and has a reserved
     /// bit set (Intel SDM vol. 3, section 4.4.1). Only for a decoder of PAE paging.
     pub fn refuses_pdptes(&self, pdptes: Pdptes) -> bool {
-        pdptes.get().into_iter().map(Gpte::new).any(|entry| entry.has(Gpte::PRESENT) && !self.is_valid(Level::L3, entry))
+        pdptes
+            .get()
+            .into_iter()
+            .map(Gpte::new)
+            .any(|entry| entry.has(Gpte::PRESENT) && !self.is_valid(Level::L3, entry))
     }
 }
 
@@ -203,7 +224,11 @@ const fn ps(gpte: Gpte) -> usize {
 
 /// Returns the mask of bits `high`:`low`, none if `high` is below `low`.
 const fn bits(high: u32, low: u32) -> u64 {
-    if high < low { 0 } else { (!0 >> (63 - high)) & (!0 << low) }
+    if high < low {
+        0
+    } else {
+        (!0 >> (63 - high)) & (!0 << low)
+    }
 }
 
 /// Returns the bit that makes an entry a leaf.
@@ -212,7 +237,9 @@ const fn leaf_bit(mode: PagingMode, level: Level) -> u64 {
         (_, Level::L1) => return Gpte::PRESENT.raw(),
         (GuestFormat::Bits32, Level::L2) => mode.rules().contains(PagingRules::PSE),
         (_, Level::L2) => true,
-        (GuestFormat::Level4 | GuestFormat::Level5, Level::L3) => mode.cpu().features.contains(CpuFeatures::PAGES_1G),
+        (GuestFormat::Level4 | GuestFormat::Level5, Level::L3) => {
+            mode.cpu().features.contains(CpuFeatures::PAGES_1G)
+        }
         _ => false,
     };
     if large { Gpte::LARGE.raw() } else { 0 }
@@ -221,7 +248,11 @@ const fn leaf_bit(mode: PagingMode, level: Level) -> u64 {
 /// Returns the address and NX bits that every 8-byte entry with rights must have clear (AMD APM vol. 2, sections 5.2.3 and 5.3).
 const fn reserved_high(mode: PagingMode) -> u64 {
     let phys_bits = mode.cpu().phys_bits.get() as u32;
-    let nx = if mode.rules().contains(PagingRules::NX) { 0 } else { Gpte::NO_EXECUTE.raw() };
+    let nx = if mode.rules().contains(PagingRules::NX) {
+        0
+    } else {
+        Gpte::NO_EXECUTE.raw()
+    };
     match mode.format() {
         GuestFormat::Off | GuestFormat::Bits32 => 0,
         GuestFormat::Pae => bits(62, phys_bits) | nx,
@@ -234,7 +265,9 @@ const fn reserved_in_table(mode: PagingMode, level: Level) -> u64 {
     let high = reserved_high(mode);
     match (mode.format(), level) {
         (GuestFormat::Off | GuestFormat::Bits32, _) => 0,
-        (GuestFormat::Pae, Level::L3) => bits(63, mode.cpu().phys_bits.get() as u32) | bits(8, 5) | bits(2, 1),
+        (GuestFormat::Pae, Level::L3) => {
+            bits(63, mode.cpu().phys_bits.get() as u32) | bits(8, 5) | bits(2, 1)
+        }
         (_, Level::L1 | Level::L2) => high,
         (_, Level::L3) => high | upper_global(mode),
         (_, Level::L4 | Level::L5) => high | upper_global(mode) | Gpte::LARGE.raw(),
@@ -245,11 +278,18 @@ const fn reserved_in_table(mode: PagingMode, level: Level) -> u64 {
 const fn reserved_in_leaf(mode: PagingMode, level: Level) -> u64 {
     if leaf_bit(mode, level) != Gpte::LARGE.raw() {
         // No large page here: PS is ignored in 32-bit paging without PSE and reserved elsewhere.
-        let ps = if matches!(level, Level::L1) || matches!(mode.format(), GuestFormat::Bits32) { 0 } else { Gpte::LARGE.raw() };
+        let ps = if matches!(level, Level::L1) || matches!(mode.format(), GuestFormat::Bits32) {
+            0
+        } else {
+            Gpte::LARGE.raw()
+        };
         return reserved_in_table(mode, level) | ps;
     }
     match (mode.format(), level) {
-        (GuestFormat::Bits32, _) => bits(21, 13 + pse36_bits(mode.cpu().phys_bits.get() as u32, mode.cpu().features)),
+        (GuestFormat::Bits32, _) => bits(
+            21,
+            13 + pse36_bits(mode.cpu().phys_bits.get() as u32, mode.cpu().features),
+        ),
         (_, Level::L3) => reserved_high(mode) | bits(29, 13),
         _ => reserved_high(mode) | bits(20, 13),
     }
@@ -266,5 +306,13 @@ const fn pse36_bits(phys_bits: u32, features: CpuFeatures) -> u32 {
 
 /// Returns the G bit where the processor reserves it above the leaves.
 const fn upper_global(mode: PagingMode) -> u64 {
-    if mode.cpu().features.contains(CpuFeatures::UPPER_GLOBAL_RESERVED) { Gpte::GLOBAL.raw() } else { 0 }
+    if mode
+        .cpu()
+        .features
+        .contains(CpuFeatures::UPPER_GLOBAL_RESERVED)
+    {
+        Gpte::GLOBAL.raw()
+    } else {
+        0
+    }
 }

@@ -112,13 +112,19 @@ impl GuestFormat {
         // The first arm is the second one at level 1; said apart, it costs no variable shifts in an unrolled walk.
         match level {
             Level::L1 => gpte.frame(),
-            _ => self.leaf_base(level, gpte).wrapping_add(linear >> PAGE_SHIFT & (self.leaf_frames(level) - 1)),
+            _ => self
+                .leaf_base(level, gpte)
+                .wrapping_add(linear >> PAGE_SHIFT & (self.leaf_frames(level) - 1)),
         }
     }
     /// Returns the part of `gva` that this format translates: 32 bits outside long mode.
     #[inline]
     pub const fn linear(self, gva: u64) -> u64 {
-        if self.is_long() { gva } else { gva & 0xffff_ffff }
+        if self.is_long() {
+            gva
+        } else {
+            gva & 0xffff_ffff
+        }
     }
     /// Tells whether `gva` is canonical: in long mode all bits above the translated ones equal the highest of them
     /// (AMD APM vol. 2, section 5.3.1).

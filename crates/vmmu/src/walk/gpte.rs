@@ -135,7 +135,10 @@ impl Through {
     /// Passes one more entry.
     #[inline]
     pub(super) const fn pass(self, gpte: Gpte) -> Self {
-        Self { all: self.all & gpte.0, any: self.any | gpte.0 }
+        Self {
+            all: self.all & gpte.0,
+            any: self.any | gpte.0,
+        }
     }
     /// Returns what all entries passed allow.
     #[inline]

@@ -46,7 +46,13 @@ pub trait GpteMemory {
     ///
     /// # Errors
     /// As [`GpteMemory::read`]. A read-only slot is no error but [`CasOutcome::ReadOnly`].
-    fn compare_exchange(&self, at: Gpa, width: GpteWidth, current: Gpte, new: Gpte) -> Result<CasOutcome, GpteError>;
+    fn compare_exchange(
+        &self,
+        at: Gpa,
+        width: GpteWidth,
+        current: Gpte,
+        new: Gpte,
+    ) -> Result<CasOutcome, GpteError>;
 }
 
 impl<M: GpteMemory + ?Sized> GpteMemory for &M {
@@ -55,7 +61,13 @@ impl<M: GpteMemory + ?Sized> GpteMemory for &M {
         (**self).read(at, width)
     }
     #[inline]
-    fn compare_exchange(&self, at: Gpa, width: GpteWidth, current: Gpte, new: Gpte) -> Result<CasOutcome, GpteError> {
+    fn compare_exchange(
+        &self,
+        at: Gpa,
+        width: GpteWidth,
+        current: Gpte,
+        new: Gpte,
+    ) -> Result<CasOutcome, GpteError> {
         (**self).compare_exchange(at, width, current, new)
     }
 }

@@ -106,7 +106,11 @@ impl Walker {
     /// Makes the walker of a state.
     pub const fn new(state: PagingState) -> Self {
         let mode = state.mode();
-        Self { state, decoder: Decoder::new(mode), permissions: PermissionTable::new(mode) }
+        Self {
+            state,
+            decoder: Decoder::new(mode),
+            permissions: PermissionTable::new(mode),
+        }
     }
     /// Takes over a new state, deriving the tables anew only if the mode changed.
     pub fn set_state(&mut self, state: PagingState) {
@@ -148,9 +152,15 @@ impl Walker {
     /// # Errors
     /// See [`WalkFailure`].
     #[inline]
-    pub fn walk<M: GpteMemory>(&self, memory: &M, gva: Gva, access: Access) -> Result<Walk, WalkFailure> {
+    pub fn walk<M: GpteMemory>(
+        &self,
+        memory: &M,
+        gva: Gva,
+        access: Access,
+    ) -> Result<Walk, WalkFailure> {
         let mut walk = Walk::new();
-        self.walk_into(memory, gva, access, &mut walk).map(|()| walk)
+        self.walk_into(memory, gva, access, &mut walk)
+            .map(|()| walk)
     }
 
     /// As [`Walker::walk`], into a record that also keeps the course of a walk that fails.
@@ -158,7 +168,13 @@ impl Walker {
     /// # Errors
     /// See [`WalkFailure`].
     #[inline]
-    pub fn walk_into<M: GpteMemory>(&self, memory: &M, gva: Gva, access: Access, walk: &mut Walk) -> Result<(), WalkFailure> {
+    pub fn walk_into<M: GpteMemory>(
+        &self,
+        memory: &M,
+        gva: Gva,
+        access: Access,
+        walk: &mut Walk,
+    ) -> Result<(), WalkFailure> {
         self.dispatch::<M, Store>(memory, gva, access, walk)
     }
 
@@ -166,13 +182,25 @@ impl Walker {
     ///
     /// # Errors
     /// See [`WalkFailure`].
-    pub fn probe<M: GpteMemory>(&self, memory: &M, gva: Gva, access: Access, walk: &mut Walk) -> Result<(), WalkFailure> {
+    pub fn probe<M: GpteMemory>(
+        &self,
+        memory: &M,
+        gva: Gva,
+        access: Access,
+        walk: &mut Walk,
+    ) -> Result<(), WalkFailure> {
         self.dispatch::<M, Leave>(memory, gva, access, walk)
     }
 
     /// Runs the walk of the state's format.
     #[inline]
-    fn dispatch<M: GpteMemory, S: Marking>(&self, memory: &M, gva: Gva, access: Access, walk: &mut Walk) -> Result<(), WalkFailure> {
+    fn dispatch<M: GpteMemory, S: Marking>(
+        &self,
+        memory: &M,
+        gva: Gva,
+        access: Access,
+        walk: &mut Walk,
+    ) -> Result<(), WalkFailure> {
         match self.decoder.format() {
             GuestFormat::Off => {
                 walk.pass_through(GuestFormat::Off.linear(gva.get()));
@@ -226,7 +254,12 @@ impl Walker {
 
     /// Reads the entry at `at`, or takes a page-directory pointer from its register.
     #[inline(always)]
-    fn read<F: Format, M: GpteMemory>(&self, memory: &M, level: Level, at: Gpa) -> Result<Gpte, GpteError> {
+    fn read<F: Format, M: GpteMemory>(
+        &self,
+        memory: &M,
+        level: Level,
+        at: Gpa,
+    ) -> Result<Gpte, GpteError> {
         if !F::FORMAT.has_rights(level)
             && let Some(pdptes) = self.state.pdptes
         {
@@ -250,7 +283,10 @@ impl Walker {
         walk: &mut Walk,
     ) -> Result<(), WalkFailure> {
         walk.rights = through.rights();
-        if !self.permissions.grants(walk.rights, leaf.protection_key(), self.state.pkru, access) {
+        if !self
+            .permissions
+            .grants(walk.rights, leaf.protection_key(), self.state.pkru, access)
+        {
             return Err(self.refused(leaf, access, walk));
         }
         if S::STORES && !(through.all_accessed() && (leaf.has(Gpte::DIRTY) || !access.is_write())) {
@@ -262,8 +298,13 @@ impl Walker {
     /// Tells how the page refuses the access.
     #[cold]
     fn refused(&self, leaf: Gpte, access: Access, walk: &Walk) -> WalkFailure {
-        let code = self.permissions.refusal(walk.rights, leaf.protection_key(), self.state.pkru, access);
-        WalkFailure::Fault(PageFault { code, level: walk.leaf_level() })
+        let code =
+            self.permissions
+                .refusal(walk.rights, leaf.protection_key(), self.state.pkru, access);
+        WalkFailure::Fault(PageFault {
+            code,
+            level: walk.leaf_level(),
+        })
     }
 
     /// Tells why the entry of `level` ends the walk.
@@ -282,13 +323,21 @@ impl Walker {
 
 /// Stores the A bits that are missing on the way, and D in the leaf of a write.
 #[cold]
-fn mark<F: Format, M: GpteMemory>(memory: &M, access: Access, walk: &mut Walk) -> Result<(), WalkFailure> {
+fn mark<F: Format, M: GpteMemory>(
+    memory: &M,
+    access: Access,
+    walk: &mut Walk,
+) -> Result<(), WalkFailure> {
     let linear = walk.gva.get();
     let mut table = walk.root;
     for &level in F::FORMAT.levels() {
         let gpte = walk.gptes[level as usize - 1];
         let is_leaf = Some(level) == walk.reached;
-        let wanted = if is_leaf && access.is_write() { Gpte::ACCESSED.with(Gpte::DIRTY) } else { Gpte::ACCESSED };
+        let wanted = if is_leaf && access.is_write() {
+            Gpte::ACCESSED.with(Gpte::DIRTY)
+        } else {
+            Gpte::ACCESSED
+        };
         if F::FORMAT.has_rights(level) && !gpte.has(wanted) {
             let at = table.wrapping_add(F::FORMAT.entry_offset(level, linear));
             let new = gpte.with(wanted);

@@ -56,8 +56,13 @@ impl PermissionTable {
             kind += 1;
         }
         // I/D is reported only if fetches can be told apart: NX or SMEP is on (Intel SDM vol. 3, section 4.7; AMD APM vol. 2, section 8.4.2).
-        let reported = if mode.rules().intersects(PagingRules::NX.union(PagingRules::SMEP)) {
-            PageFaultCode::WRITE.union(PageFaultCode::USER).union(PageFaultCode::FETCH)
+        let reported = if mode
+            .rules()
+            .intersects(PagingRules::NX.union(PagingRules::SMEP))
+        {
+            PageFaultCode::WRITE
+                .union(PageFaultCode::USER)
+                .union(PageFaultCode::FETCH)
         } else {
             PageFaultCode::WRITE.union(PageFaultCode::USER)
         };
@@ -72,23 +77,45 @@ impl PermissionTable {
 
     /// Tells whether `key` under `pkru` allows `access` to a page with `rights` (Intel SDM vol. 3, section 4.6.2).
     #[inline]
-    pub const fn key_allows(&self, rights: Rights, key: ProtectionKey, pkru: Pkru, access: Access) -> bool {
+    pub const fn key_allows(
+        &self,
+        rights: Rights,
+        key: ProtectionKey,
+        pkru: Pkru,
+        access: Access,
+    ) -> bool {
         let wanted = (self.rows[access.kind()] >> 8) as u32;
         wanted == 0 || !rights.contains(Rights::USER) || pkru.rights_of(key) & wanted == 0
     }
 
     /// Tells whether `rights` and `key` under `pkru` allow `access`.
     #[inline]
-    pub const fn grants(&self, rights: Rights, key: ProtectionKey, pkru: Pkru, access: Access) -> bool {
+    pub const fn grants(
+        &self,
+        rights: Rights,
+        key: ProtectionKey,
+        pkru: Pkru,
+        access: Access,
+    ) -> bool {
         self.allows(rights, access) && self.key_allows(rights, key, pkru, access)
     }
 
     /// Returns the error code with which a present page refuses `access`; the page is known to refuse it.
     ///
     /// PK is reported whenever the key refuses, also when the rights refuse as well (Intel SDM vol. 3, section 4.7).
-    pub const fn refusal(&self, rights: Rights, key: ProtectionKey, pkru: Pkru, access: Access) -> PageFaultCode {
+    pub const fn refusal(
+        &self,
+        rights: Rights,
+        key: ProtectionKey,
+        pkru: Pkru,
+        access: Access,
+    ) -> PageFaultCode {
         let code = self.code(access).union(PageFaultCode::PRESENT);
-        if self.key_allows(rights, key, pkru, access) { code } else { code.union(PageFaultCode::KEY) }
+        if self.key_allows(rights, key, pkru, access) {
+            code
+        } else {
+            code.union(PageFaultCode::KEY)
+        }
     }
 
     /// Returns the W, U and I bits that an error code has for `access`, whatever went wrong.

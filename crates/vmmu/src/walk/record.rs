@@ -51,7 +51,11 @@ pub struct Walk {
 }
 
 /// What stands for the leaf without paging.
-const UNTRANSLATED: Gpte = Gpte::PRESENT.with(Gpte::WRITABLE).with(Gpte::USER).with(Gpte::ACCESSED).with(Gpte::DIRTY);
+const UNTRANSLATED: Gpte = Gpte::PRESENT
+    .with(Gpte::WRITABLE)
+    .with(Gpte::USER)
+    .with(Gpte::ACCESSED)
+    .with(Gpte::DIRTY);
 
 impl Walk {
     /// Makes a walk that has not begun.
@@ -108,7 +112,12 @@ impl Walk {
             let gpte = self.gptes[above as usize - 1];
             if above == level {
                 let at = table.wrapping_add(self.format.entry_offset(level, self.gva.get()));
-                return Some(GpteRecord { level, at, gpte, inherited: through.rights() });
+                return Some(GpteRecord {
+                    level,
+                    at,
+                    gpte,
+                    inherited: through.rights(),
+                });
             }
             if self.format.has_rights(above) {
                 through = through.pass(gpte);
@@ -120,7 +129,10 @@ impl Walk {
     /// Returns the records of the levels whose entry was read, from the root down. Empty without paging.
     #[inline]
     pub fn records(&self) -> impl Iterator<Item = GpteRecord> {
-        self.format.levels().iter().map_while(|&level| self.record(level))
+        self.format
+            .levels()
+            .iter()
+            .map_while(|&level| self.record(level))
     }
     /// Returns the frame of the 4 KiB page that the address lies in.
     #[inline]
@@ -180,7 +192,11 @@ impl Walk {
     /// Returns the leaf's protection key, 0 outside long mode.
     #[inline]
     pub const fn protection_key(&self) -> ProtectionKey {
-        if self.format.is_long() { self.leaf().protection_key() } else { ProtectionKey::truncate(0) }
+        if self.format.is_long() {
+            self.leaf().protection_key()
+        } else {
+            ProtectionKey::truncate(0)
+        }
     }
     /// Returns the leaf's memory-type bits.
     #[inline]

@@ -26,18 +26,29 @@ fn a_read_sets_a_from_the_root_down_and_no_d() {
     let walk = walk(level4(), &memory, 0, Access::READ).expect("mapped");
     assert_eq!(
         memory.stores(),
-        [(ROOT, 0x2000 | FRESH | A), (0x2000, 0x3000 | FRESH | A), (0x3000, 0x4000 | FRESH | A), (0x4000, 0x9000 | FRESH | A)]
+        [
+            (ROOT, 0x2000 | FRESH | A),
+            (0x2000, 0x3000 | FRESH | A),
+            (0x3000, 0x4000 | FRESH | A),
+            (0x4000, 0x9000 | FRESH | A)
+        ]
     );
     assert!(!walk.is_dirty());
     assert!(walk.leaf().has(Gpte::ACCESSED));
-    assert!(walk.records().all(|record| record.gpte.raw() == memory.get8(record.at.get())));
+    assert!(
+        walk.records()
+            .all(|record| record.gpte.raw() == memory.get8(record.at.get()))
+    );
 }
 
 #[test]
 fn a_write_sets_d_in_the_leaf_only_and_with_a_at_once() {
     let memory = fresh();
     let walk = walk(level4(), &memory, 0, Access::WRITE).expect("mapped");
-    assert_eq!(memory.stores().last(), Some(&(0x4000, 0x9000 | FRESH | A | D)));
+    assert_eq!(
+        memory.stores().last(),
+        Some(&(0x4000, 0x9000 | FRESH | A | D))
+    );
     assert_eq!(memory.get8(0x3000) & D, 0);
     assert!(walk.is_dirty());
 }
@@ -69,7 +80,11 @@ fn a_large_leaf_is_marked_as_a_leaf() {
             0x3000
         };
         memory.put(pd, 0x20_0000 | 0x80 | FRESH);
-        assert!(walk(state, &memory, 0, Access::WRITE).expect("mapped").is_dirty());
+        assert!(
+            walk(state, &memory, 0, Access::WRITE)
+                .expect("mapped")
+                .is_dirty()
+        );
         assert_eq!(memory.get8(pd), 0x20_0000 | 0x80 | FRESH | A | D);
     }
 }
@@ -102,7 +117,10 @@ fn a_refused_access_stores_nothing() {
 fn a_lost_race_asks_for_another_walk() {
     let memory = fresh();
     memory.interfere.set(1 << 9);
-    assert_eq!(walk(level4(), &memory, 0, Access::READ), Err(WalkFailure::Retry));
+    assert_eq!(
+        walk(level4(), &memory, 0, Access::READ),
+        Err(WalkFailure::Retry)
+    );
     assert!(walk(level4(), &memory, 0, Access::READ).is_ok());
 }
 
@@ -110,8 +128,17 @@ fn a_lost_race_asks_for_another_walk() {
 fn in_read_only_memory_the_walk_goes_on_without() {
     let memory = fresh();
     memory.read_only.set(true);
-    assert!(!walk(level4(), &memory, 0, Access::READ).expect("mapped").is_dirty());
-    assert!(walk(level4(), &memory, 0, Access::WRITE).expect("mapped").is_dirty(), "no later fault could record it");
+    assert!(
+        !walk(level4(), &memory, 0, Access::READ)
+            .expect("mapped")
+            .is_dirty()
+    );
+    assert!(
+        walk(level4(), &memory, 0, Access::WRITE)
+            .expect("mapped")
+            .is_dirty(),
+        "no later fault could record it"
+    );
     assert!(memory.stores().is_empty());
 }
 
@@ -120,7 +147,9 @@ fn a_probe_stores_nothing_and_answers_alike() {
     let memory = fresh();
     let mut probed = Walk::new();
     let walker = Walker::new(level4());
-    walker.probe(&memory, Gva::new(0x123), Access::WRITE, &mut probed).expect("mapped");
+    walker
+        .probe(&memory, Gva::new(0x123), Access::WRITE, &mut probed)
+        .expect("mapped");
     assert!(memory.stores().is_empty());
     assert!(!probed.is_dirty());
     assert_eq!(probed.gpa().get(), 0x9123);
@@ -132,12 +161,26 @@ fn a_failed_walk_keeps_its_course() {
     memory.put(0x3000, 0);
     let walker = Walker::new(level4());
     let mut course = Walk::new();
-    walker.walk_into(&memory, Gva::new(0), Access::READ, &mut course).expect_err("not present");
-    assert_eq!(course.records().map(|record| record.level).collect::<alloc::vec::Vec<_>>(), [Level::L4, Level::L3, Level::L2]);
+    walker
+        .walk_into(&memory, Gva::new(0), Access::READ, &mut course)
+        .expect_err("not present");
+    assert_eq!(
+        course
+            .records()
+            .map(|record| record.level)
+            .collect::<alloc::vec::Vec<_>>(),
+        [Level::L4, Level::L3, Level::L2]
+    );
     memory.put(0x3000, 0x40_0000 | ALL);
-    walker.walk_into(&memory, Gva::new(0), Access::READ, &mut course).expect_err("outside memory");
+    walker
+        .walk_into(&memory, Gva::new(0), Access::READ, &mut course)
+        .expect_err("outside memory");
     assert_eq!(course.records().count(), 3);
-    assert!(walker.walk_into(&memory, Gva::new(1 << 50), Access::READ, &mut course).is_err());
+    assert!(
+        walker
+            .walk_into(&memory, Gva::new(1 << 50), Access::READ, &mut course)
+            .is_err()
+    );
     assert_eq!(course.records().count(), 0);
 }
 
@@ -147,7 +190,10 @@ fn a_new_state_brings_new_tables() {
     memory.put(0x4000, 1 << 63 | 0x9000 | ALL);
     let mut walker = Walker::new(level4());
     assert!(walker.walk(&memory, Gva::new(0), Access::READ).is_ok());
-    let no_nx = PagingState { efer: level4().efer - crate::paging::Efer::NXE, ..level4() };
+    let no_nx = PagingState {
+        efer: level4().efer - crate::paging::Efer::NXE,
+        ..level4()
+    };
     walker.set_state(no_nx);
     assert!(walker.walk(&memory, Gva::new(0), Access::READ).is_err());
     walker.set_state(level4());

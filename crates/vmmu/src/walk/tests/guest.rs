@@ -6,7 +6,10 @@ use core::cell::{Cell, RefCell};
 
 use crate::addr::{Gfn, Gpa, Gva};
 use crate::paging::{CpuFeatures, CpuModel, Cr0, Cr3, Cr4, Efer, PagingState, PhysBits};
-use crate::walk::{Access, CasOutcome, Gpte, GpteError, GpteMemory, GpteWidth, PageFaultCode, Walk, WalkFailure, Walker};
+use crate::walk::{
+    Access, CasOutcome, Gpte, GpteError, GpteMemory, GpteWidth, PageFaultCode, Walk, WalkFailure,
+    Walker,
+};
 
 /// P, R/W, U/S, A and D.
 pub(super) const ALL: u64 = 0x67;
@@ -56,12 +59,28 @@ impl Memory {
     /// Returns the stores since the last call.
     pub(super) fn stores(&self) -> Vec<(u64, u64)> {
         let log = self.log.take();
-        log.into_iter().filter_map(|event| if let Event::Store(at, bits) = event { Some((at, bits)) } else { None }).collect()
+        log.into_iter()
+            .filter_map(|event| {
+                if let Event::Store(at, bits) = event {
+                    Some((at, bits))
+                } else {
+                    None
+                }
+            })
+            .collect()
     }
     /// Returns how often each address was read since the last call.
     pub(super) fn reads(&self) -> Vec<u64> {
         let log = self.log.take();
-        log.into_iter().filter_map(|event| if let Event::Read(at) = event { Some(at) } else { None }).collect()
+        log.into_iter()
+            .filter_map(|event| {
+                if let Event::Read(at) = event {
+                    Some(at)
+                } else {
+                    None
+                }
+            })
+            .collect()
     }
     fn check(&self, at: Gpa, width: GpteWidth) -> Result<(), GpteError> {
         assert_eq!(at.get() % width.bytes(), 0, "unaligned entry");
@@ -81,7 +100,13 @@ impl GpteMemory for Memory {
         self.log.borrow_mut().push(Event::Read(at.get()));
         Ok(Gpte::new(self.get(at.get(), width)))
     }
-    fn compare_exchange(&self, at: Gpa, width: GpteWidth, current: Gpte, new: Gpte) -> Result<CasOutcome, GpteError> {
+    fn compare_exchange(
+        &self,
+        at: Gpa,
+        width: GpteWidth,
+        current: Gpte,
+        new: Gpte,
+    ) -> Result<CasOutcome, GpteError> {
         self.check(at, width)?;
         let now = self.get(at.get(), width) ^ self.interfere.take();
         if self.read_only.get() {
@@ -91,17 +116,25 @@ impl GpteMemory for Memory {
             return Ok(CasOutcome::Lost);
         }
         match width {
-            GpteWidth::Bytes4 => self.put4(at.get(), u32::try_from(new.raw()).expect("a 4-byte entry has 32 bits")),
+            GpteWidth::Bytes4 => self.put4(
+                at.get(),
+                u32::try_from(new.raw()).expect("a 4-byte entry has 32 bits"),
+            ),
             GpteWidth::Bytes8 => self.put(at.get(), new.raw()),
         }
-        self.log.borrow_mut().push(Event::Store(at.get(), new.raw()));
+        self.log
+            .borrow_mut()
+            .push(Event::Store(at.get(), new.raw()));
         Ok(CasOutcome::Done)
     }
 }
 
 /// A processor with everything and 40-bit physical addresses.
 pub(super) fn cpu() -> CpuModel {
-    CpuModel { phys_bits: PhysBits::new(40).expect("40 is a width"), features: CpuFeatures::all() }
+    CpuModel {
+        phys_bits: PhysBits::new(40).expect("40 is a width"),
+        features: CpuFeatures::all(),
+    }
 }
 
 /// A state with paging on in 32-bit mode, PSE and WP set.
@@ -116,31 +149,53 @@ pub(super) fn bits32() -> PagingState {
 
 /// A state in PAE mode with NX on.
 pub(super) fn pae() -> PagingState {
-    PagingState { cr4: Cr4::PAE, efer: Efer::NXE, ..bits32() }
+    PagingState {
+        cr4: Cr4::PAE,
+        efer: Efer::NXE,
+        ..bits32()
+    }
 }
 
 /// A state in long mode with 4 levels and NX on.
 pub(super) fn level4() -> PagingState {
-    PagingState { efer: Efer::NXE | Efer::LME | Efer::LMA, ..pae() }
+    PagingState {
+        efer: Efer::NXE | Efer::LME | Efer::LMA,
+        ..pae()
+    }
 }
 
 /// A state in long mode with 5 levels and NX on.
 pub(super) fn level5() -> PagingState {
-    PagingState { cr4: Cr4::PAE | Cr4::LA57, ..level4() }
+    PagingState {
+        cr4: Cr4::PAE | Cr4::LA57,
+        ..level4()
+    }
 }
 
 /// Walks once with the tables of `state`.
-pub(super) fn walk(state: PagingState, memory: &Memory, gva: u64, access: Access) -> Result<Walk, WalkFailure> {
+pub(super) fn walk(
+    state: PagingState,
+    memory: &Memory,
+    gva: u64,
+    access: Access,
+) -> Result<Walk, WalkFailure> {
     Walker::new(state).walk(memory, Gva::new(gva), access)
 }
 
 /// Walks and returns the frame, or panics with the failure.
 pub(super) fn frame(state: PagingState, memory: &Memory, gva: u64) -> Gfn {
-    walk(state, memory, gva, Access::READ).expect("the address translates").gfn()
+    walk(state, memory, gva, Access::READ)
+        .expect("the address translates")
+        .gfn()
 }
 
 /// Walks and returns the error code and level of the fault.
-pub(super) fn fault(state: PagingState, memory: &Memory, gva: u64, access: Access) -> (PageFaultCode, u8) {
+pub(super) fn fault(
+    state: PagingState,
+    memory: &Memory,
+    gva: u64,
+    access: Access,
+) -> (PageFaultCode, u8) {
     match walk(state, memory, gva, access) {
         Err(WalkFailure::Fault(fault)) => (fault.code, fault.level.get()),
         other => panic!("expected a fault, got {other:?}"),

@@ -41,7 +41,10 @@ fn four_levels_lead_to_the_page() {
     assert_eq!(walk.leaf_level(), Level::L1);
     assert_eq!(walk.rights(), Rights::all());
     assert!(walk.is_dirty());
-    let at: alloc::vec::Vec<_> = walk.records().map(|record| (record.level.get(), record.at.get())).collect();
+    let at: alloc::vec::Vec<_> = walk
+        .records()
+        .map(|record| (record.level.get(), record.at.get()))
+        .collect();
     assert_eq!(at, [(4, 0x1028), (3, 0x2038), (2, 0x3048), (1, 0x4058)]);
     assert_eq!(walk.record(Level::L5), None);
 }
@@ -63,12 +66,29 @@ fn each_entry_is_read_once() {
 #[test]
 fn an_address_that_is_not_canonical_reads_no_table() {
     let memory = tables4();
-    for (state, gva) in [(level4(), 1 << 47), (level4(), !0 << 48), (level5(), 1 << 56), (level5(), !0 << 57)] {
-        assert_eq!(walk(state, &memory, gva, Access::READ), Err(WalkFailure::NonCanonical), "{gva:#x}");
+    for (state, gva) in [
+        (level4(), 1 << 47),
+        (level4(), !0 << 48),
+        (level5(), 1 << 56),
+        (level5(), !0 << 57),
+    ] {
+        assert_eq!(
+            walk(state, &memory, gva, Access::READ),
+            Err(WalkFailure::NonCanonical),
+            "{gva:#x}"
+        );
     }
     assert!(memory.reads().is_empty());
-    for (state, gva) in [(level4(), !0 << 47), (level5(), !0 << 56), (level5(), 1 << 47)] {
-        assert_eq!(fault(state, &memory, gva, Access::READ).0, PageFaultCode::empty(), "{gva:#x}");
+    for (state, gva) in [
+        (level4(), !0 << 47),
+        (level5(), !0 << 56),
+        (level5(), 1 << 47),
+    ] {
+        assert_eq!(
+            fault(state, &memory, gva, Access::READ).0,
+            PageFaultCode::empty(),
+            "{gva:#x}"
+        );
     }
 }
 
@@ -78,11 +98,21 @@ fn large_pages_span_two_mebibytes_and_one_gibibyte() {
     // PAT (bit 12) is set in both leaves and belongs to no address.
     memory.put(0x3000 + 8 * 9, 0x0040_0000 | 1 << 12 | 1 << 7 | ALL);
     let two = walk(level4(), &memory, GVA4, Access::READ).expect("mapped");
-    assert_eq!((two.base(), two.gfn(), two.leaf_level()), (Gfn::new(0x400), Gfn::new(0x40b), Level::L2));
+    assert_eq!(
+        (two.base(), two.gfn(), two.leaf_level()),
+        (Gfn::new(0x400), Gfn::new(0x40b), Level::L2)
+    );
     assert_eq!(two.cache_bits(), crate::walk::CacheBits::PAT);
     memory.put(0x2000 + 8 * 7, 0x8000_0000 | 1 << 12 | 1 << 7 | ALL);
     let giant = walk(level4(), &memory, GVA4, Access::READ).expect("mapped");
-    assert_eq!((giant.base(), giant.gfn(), giant.leaf_level()), (Gfn::new(0x8_0000), Gfn::new(0x8_0000 + 9 * 512 + 11), Level::L3));
+    assert_eq!(
+        (giant.base(), giant.gfn(), giant.leaf_level()),
+        (
+            Gfn::new(0x8_0000),
+            Gfn::new(0x8_0000 + 9 * 512 + 11),
+            Level::L3
+        )
+    );
     assert_eq!(giant.record(Level::L2), None);
 }
 
@@ -92,8 +122,14 @@ fn a_missing_entry_faults_without_p_at_its_level() {
         let memory = tables4();
         // The other bits of an entry that is not present are the guest's: not even reserved ones count.
         memory.put(at, !1);
-        assert_eq!(fault(level4(), &memory, GVA4, Access::USER_WRITE), (PageFaultCode::WRITE | PageFaultCode::USER, level));
-        assert_eq!(fault(level4(), &memory, GVA4, Access::FETCH), (PageFaultCode::FETCH, level));
+        assert_eq!(
+            fault(level4(), &memory, GVA4, Access::USER_WRITE),
+            (PageFaultCode::WRITE | PageFaultCode::USER, level)
+        );
+        assert_eq!(
+            fault(level4(), &memory, GVA4, Access::FETCH),
+            (PageFaultCode::FETCH, level)
+        );
         assert!(memory.stores().is_empty());
     }
 }
@@ -122,17 +158,35 @@ fn the_reserved_bits_are_those_of_the_manual() {
     // 0x2, 0x3 or 0x4 then sets reserved bits; so those rows start from a table whose address has bits 20:13 clear.
     let mut amd = level4();
     assert_eq!(reserved(amd, 0x1028, 0x2000 | ALL), HIGH | 1 << 7 | 1 << 8);
-    assert_eq!(reserved(amd, 0x2038, 0x3000 | ALL) & !(1 << 7), HIGH | 1 << 8);
+    assert_eq!(
+        reserved(amd, 0x2038, 0x3000 | ALL) & !(1 << 7),
+        HIGH | 1 << 8
+    );
     assert_eq!(reserved(amd, 0x3048, 0x4000 | ALL) & !(1 << 7), HIGH);
     assert_eq!(reserved(amd, 0x4058, FRAME << 12 | ALL), HIGH);
-    assert_eq!(reserved(amd, 0x2038, 0x80 | ALL), HIGH | ((1 << 30) - (1 << 13)));
-    assert_eq!(reserved(amd, 0x3048, 0x80 | ALL), HIGH | ((1 << 21) - (1 << 13)));
+    assert_eq!(
+        reserved(amd, 0x2038, 0x80 | ALL),
+        HIGH | ((1 << 30) - (1 << 13))
+    );
+    assert_eq!(
+        reserved(amd, 0x3048, 0x80 | ALL),
+        HIGH | ((1 << 21) - (1 << 13))
+    );
     amd.cpu.features = CpuFeatures::empty();
     assert_eq!(reserved(amd, 0x1028, 0x2000 | ALL), HIGH | 1 << 7);
     assert_eq!(reserved(amd, 0x2038, 0x3000 | ALL), HIGH | 1 << 7);
     amd.efer -= crate::paging::Efer::NXE;
-    for (at, base) in [(0x1028, 0x2000), (0x2038, 0x3000), (0x3048, 0x4000), (0x4058, 0x5000)] {
-        assert_ne!(reserved(amd, at, base | ALL) & 1 << 63, 0, "NX without NXE at {at:#x}");
+    for (at, base) in [
+        (0x1028, 0x2000),
+        (0x2038, 0x3000),
+        (0x3048, 0x4000),
+        (0x4058, 0x5000),
+    ] {
+        assert_ne!(
+            reserved(amd, at, base | ALL) & 1 << 63,
+            0,
+            "NX without NXE at {at:#x}"
+        );
     }
 }
 
@@ -141,9 +195,15 @@ fn a_reserved_bit_above_wins_over_a_missing_entry_below() {
     let memory = tables4();
     memory.put(0x2038, 1 << 45 | 0x3000 | ALL);
     memory.put(0x3048, 0);
-    assert_eq!(fault(level4(), &memory, GVA4, Access::READ), (PageFaultCode::PRESENT | PageFaultCode::RESERVED, 3));
+    assert_eq!(
+        fault(level4(), &memory, GVA4, Access::READ),
+        (PageFaultCode::PRESENT | PageFaultCode::RESERVED, 3)
+    );
     memory.put(0x2038, 0x3000 | ALL & !4);
-    assert_eq!(fault(level4(), &memory, GVA4, Access::USER_READ), (PageFaultCode::USER, 2));
+    assert_eq!(
+        fault(level4(), &memory, GVA4, Access::USER_READ),
+        (PageFaultCode::USER, 2)
+    );
 }
 
 #[test]
@@ -154,7 +214,15 @@ fn inherited_rights_are_those_above_each_entry() {
     memory.put(0x3048, 0x4000 | ALL & !2);
     let walk = walk(level4(), &memory, GVA4, Access::READ).expect("mapped");
     let inherited: alloc::vec::Vec<_> = walk.records().map(|record| record.inherited).collect();
-    assert_eq!(inherited, [Rights::all(), Rights::WRITE | Rights::USER, Rights::WRITE, Rights::empty()]);
+    assert_eq!(
+        inherited,
+        [
+            Rights::all(),
+            Rights::WRITE | Rights::USER,
+            Rights::WRITE,
+            Rights::empty()
+        ]
+    );
     assert_eq!(walk.rights(), Rights::empty());
     assert_eq!(memory.get(0x4058, GpteWidth::Bytes8), FRAME << 12 | ALL);
 }
@@ -165,8 +233,14 @@ fn a_table_outside_memory_is_reported_with_its_address() {
     memory.put(0x3048, 0x70_0000 | ALL);
     assert_eq!(
         walk(level4(), &memory, GVA4, Access::READ),
-        Err(WalkFailure::MemoryMissing { gpa: Gpa::new(0x70_0058), level: Level::L1 })
+        Err(WalkFailure::MemoryMissing {
+            gpa: Gpa::new(0x70_0058),
+            level: Level::L1
+        })
     );
     memory.busy.set(true);
-    assert_eq!(walk(level4(), &memory, GVA4, Access::READ), Err(WalkFailure::Retry));
+    assert_eq!(
+        walk(level4(), &memory, GVA4, Access::READ),
+        Err(WalkFailure::Retry)
+    );
 }

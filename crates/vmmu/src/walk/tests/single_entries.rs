@@ -12,12 +12,18 @@ fn entries() -> impl Iterator<Item = Gpte> {
 }
 
 fn states() -> impl Iterator<Item = PagingState> {
-    [bits32(), pae(), level4(), level5()].into_iter().flat_map(|state| {
-        let plain = PagingState { cr4: state.cr4 - Cr4::PSE, efer: state.efer - Efer::NXE, ..state };
-        let mut poor = state;
-        poor.cpu.features = CpuFeatures::empty();
-        [state, plain, poor]
-    })
+    [bits32(), pae(), level4(), level5()]
+        .into_iter()
+        .flat_map(|state| {
+            let plain = PagingState {
+                cr4: state.cr4 - Cr4::PSE,
+                efer: state.efer - Efer::NXE,
+                ..state
+            };
+            let mut poor = state;
+            poor.cpu.features = CpuFeatures::empty();
+            [state, plain, poor]
+        })
 }
 
 #[test]
@@ -26,7 +32,9 @@ fn the_walk_and_the_decoder_judge_alike() {
         let decoder = Decoder::new(state.mode());
         let format = state.format();
         for &level in format.levels() {
-            for gpte in entries().filter(|gpte| format.width().bytes() == 8 || gpte.raw() >> 32 == 0) {
+            for gpte in
+                entries().filter(|gpte| format.width().bytes() == 8 || gpte.raw() >> 32 == 0)
+            {
                 let step = decoder.step_in(format, level, gpte);
                 let expected = match decoder.decode(level, gpte, Rights::all()) {
                     Entry::NotPresent | Entry::Reserved => Step::Invalid,
@@ -36,7 +44,10 @@ fn the_walk_and_the_decoder_judge_alike() {
                 assert_eq!(step, expected, "{format:?} {level:?} {gpte:?}");
                 assert_eq!(decoder.is_valid(level, gpte), step != Step::Invalid);
                 let reserved = decoder.reserved_bits(level, gpte) != Gpte::new(0);
-                assert_eq!(gpte.has(Gpte::PRESENT) && reserved, decoder.decode(level, gpte, Rights::all()) == Entry::Reserved);
+                assert_eq!(
+                    gpte.has(Gpte::PRESENT) && reserved,
+                    decoder.decode(level, gpte, Rights::all()) == Entry::Reserved
+                );
             }
         }
     }
@@ -46,9 +57,14 @@ fn the_walk_and_the_decoder_judge_alike() {
 fn a_leaf_keeps_what_a_mapping_needs() {
     let decoder = Decoder::new(level4().mode());
     let gpte = Gpte::new(1 << 63 | 9 << 59 | 0x1234_5000 | 1 << 8 | 1 << 7 | 1 << 4 | 0x25);
-    let Entry::Leaf(leaf) = decoder.decode(Level::L1, gpte, Rights::all()) else { panic!("a leaf") };
+    let Entry::Leaf(leaf) = decoder.decode(Level::L1, gpte, Rights::all()) else {
+        panic!("a leaf")
+    };
     assert_eq!((leaf.base, leaf.rights), (Gfn::new(0x1_2345), Rights::USER));
-    assert_eq!((leaf.is_accessed(), leaf.is_dirty(), leaf.is_global()), (true, false, true));
+    assert_eq!(
+        (leaf.is_accessed(), leaf.is_dirty(), leaf.is_global()),
+        (true, false, true)
+    );
     assert_eq!(leaf.protection_key().get(), 9);
     assert_eq!(leaf.cache_bits(), CacheBits::PCD | CacheBits::PAT);
 }
@@ -56,8 +72,15 @@ fn a_leaf_keeps_what_a_mapping_needs() {
 #[test]
 fn the_pat_bit_moves_in_a_large_leaf() {
     let decoder = Decoder::new(level4().mode());
-    for (bits, cache) in [(1 << 7, CacheBits::empty()), (1 << 12 | 1 << 7, CacheBits::PAT), (1 << 7 | 1 << 3, CacheBits::PWT)] {
-        let Entry::Leaf(leaf) = decoder.decode(Level::L2, Gpte::new(bits | ALL), Rights::all()) else { panic!("a leaf") };
+    for (bits, cache) in [
+        (1 << 7, CacheBits::empty()),
+        (1 << 12 | 1 << 7, CacheBits::PAT),
+        (1 << 7 | 1 << 3, CacheBits::PWT),
+    ] {
+        let Entry::Leaf(leaf) = decoder.decode(Level::L2, Gpte::new(bits | ALL), Rights::all())
+        else {
+            panic!("a leaf")
+        };
         assert_eq!(leaf.cache_bits(), cache);
     }
 }
@@ -66,7 +89,9 @@ fn the_pat_bit_moves_in_a_large_leaf() {
 fn rights_only_narrow() {
     let decoder = Decoder::new(level4().mode());
     let inherited = Rights::WRITE | Rights::EXECUTE;
-    let Entry::Table(table) = decoder.decode(Level::L2, Gpte::new(0x3000 | ALL), inherited) else { panic!("a table") };
+    let Entry::Table(table) = decoder.decode(Level::L2, Gpte::new(0x3000 | ALL), inherited) else {
+        panic!("a table")
+    };
     assert_eq!((table.gfn, table.rights), (Gfn::new(3), inherited));
 }
 

@@ -1,0 +1,253 @@
+//! Clean and unsync: when a page agrees with its guest table, and how it comes to agree again.
+//!
+//! Key types: [`UnsyncList`], [`Cleaned`]. Neighbours: `derive` compares entries with the guest table, `edge` narrows and removes them.
+//!
+//! `make_clean` has four steps, is idempotent, and anyone may run it: (1) gfn lock: count the page, take WRITE from the leaves of its gfn, note
+//! the generation; (2) flush if a flush is pending; (3) table lock: derive the entries anew; (4) gfn lock: alive, counted and of the same generation
+//! makes it clean, and takes it off the list in the same section.
+//!
+//! Invariants:
+//! 1. While a page is clean, no SPTE and no TLB entry to its gfn is writable (rule R6).
+//! 2. A page that may be reached and is not clean is on the list, or its epoch has not been seen by the roots above it.
+//! 3. `epoch` moves on after the pages are listed and before their frame may be mapped writable.
+
+use crate::addr::Gfn;
+use crate::debt::Debt;
+use crate::host::Host;
+use crate::mmu::Call;
+use crate::page::{Flags, Page, PageId};
+use crate::rmap::Head;
+use crate::spte::Spte;
+use crate::stats::{Event, Observer};
+use crate::sync::{Kind, Lock, Locks, Ordering};
+
+/// The places of the list.
+const PLACES: usize = 64;
+
+#[derive(Debug)]
+struct Places {
+    ids: [u32; PLACES],
+    len: usize,
+}
+
+/// The VM's bounded list of unsync pages.
+#[derive(Debug)]
+pub(crate) struct UnsyncList {
+    places: Lock<Places>,
+    limit: usize,
+}
+
+/// What became of an attempt to make a page clean.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub(crate) enum Cleaned {
+    /// The page is clean.
+    Clean,
+    /// It became unsync again meanwhile: what was derived is younger than the attempt.
+    NotYet,
+    /// The page is dead.
+    Dead,
+}
+
+impl UnsyncList {
+    pub(crate) fn new(limit: u16) -> Self {
+        let places = Places {
+            ids: [0; PLACES],
+            len: 0,
+        };
+        Self {
+            places: Lock::new(Kind::Leaf, places),
+            limit: usize::from(limit).min(PLACES),
+        }
+    }
+
+    /// Puts pages on the list, all or none.
+    fn add(&self, locks: &Locks, pages: &[u32]) -> bool {
+        let mut places = self.places.lock(locks);
+        let len = places.len;
+        if len + pages.len() > self.limit {
+            return false;
+        }
+        places.ids[len..len + pages.len()].copy_from_slice(pages);
+        places.len += pages.len();
+        true
+    }
+
+    /// Takes a page off the list.
+    pub(crate) fn remove(&self, locks: &Locks, id: PageId) {
+        let mut places = self.places.lock(locks);
+        let len = places.len;
+        if let Some(at) = places.ids[..len].iter().position(|p| *p == id.0) {
+            places.ids[at] = places.ids[len - 1];
+            places.len -= 1;
+        }
+    }
+
+    /// Copies the list.
+    pub(crate) fn snapshot(&self, locks: &Locks) -> ([u32; PLACES], usize) {
+        let places = self.places.lock(locks);
+        (places.ids, places.len)
+    }
+}
+
+impl<'m, H: Host, O: Observer> Call<'m, H, O> {
+    /// Makes a page clean: one attempt. No lock is held.
+    pub(crate) fn make_clean(&self, id: PageId, debt: &mut Debt<'_, 'm, H, O>) -> Cleaned {
+        let page = self.page(id);
+        let gfn = page.gfn();
+        let generation = {
+            let mut stripe = self.mmu.frames.lock(&self.locks, gfn);
+            let flags = page.flags();
+            if !flags.contains(Flags::ALIVE) {
+                return Cleaned::Dead;
+            }
+            if flags.contains(Flags::CLEAN) {
+                return Cleaned::Clean;
+            }
+            if !flags.contains(Flags::COUNTED) {
+                page.set_flags(flags | Flags::COUNTED);
+                if let Some((region, _)) = stripe.region(gfn) {
+                    region.set_tracked(gfn, true);
+                }
+                self.protect(&mut stripe, gfn, debt);
+            }
+            page.generation.load(Ordering::Relaxed)
+        };
+        debt.promise();
+        self.derive_all(id, debt);
+        let _stripe = self.mmu.frames.lock(&self.locks, gfn);
+        let flags = page.flags();
+        if !flags.contains(Flags::ALIVE) {
+            return Cleaned::Dead;
+        }
+        if !flags.contains(Flags::COUNTED) || page.generation.load(Ordering::Relaxed) != generation
+        {
+            return Cleaned::NotYet;
+        }
+        page.set_flags((flags | Flags::CLEAN) - Flags::LISTED);
+        if flags.contains(Flags::LISTED) {
+            self.mmu.unsync.remove(&self.locks, id);
+        }
+        Cleaned::Clean
+    }
+
+    /// Lets the guest write a table unseen: its pages become unsync. Tells whether they did; otherwise the write has to be emulated.
+    pub(crate) fn make_unsync(&self, gfn: Gfn) -> bool {
+        let mut stripe = self.mmu.frames.lock(&self.locks, gfn);
+        let (mut pages, mut listed, mut len) = ([PageId(0); 8], [0; 8], 0);
+        let mut new = 0;
+        let too_high = stripe.any_page(&self.mmu.pool, gfn, |id, page| {
+            if page.role().is_direct() {
+                return false;
+            }
+            if page.role().level() > self.mmu.config.unsync_level || len == pages.len() {
+                return true;
+            }
+            pages[len] = id;
+            len += 1;
+            if !page.flags().contains(Flags::LISTED) {
+                listed[new] = id.0;
+                new += 1;
+            }
+            false
+        });
+        if too_high || !self.mmu.unsync.add(&self.locks, &listed[..new]) {
+            return false;
+        }
+        for id in &pages[..len] {
+            let page = self.page(*id);
+            page.set_flags((page.flags() | Flags::LISTED) - Flags::CLEAN - Flags::COUNTED);
+            page.generation.store(
+                page.generation.load(Ordering::Relaxed).wrapping_add(1),
+                Ordering::Relaxed,
+            );
+            page.writes.store(
+                page.writes.load(Ordering::Relaxed).saturating_add(1),
+                Ordering::Relaxed,
+            );
+        }
+        if let Some((region, _)) = stripe.region(gfn) {
+            region.set_tracked(gfn, false);
+        }
+        // Release, after the listing: who reads the new epoch finds the pages on the list. Before the frame is mapped writable: no
+        // write can be older than the epoch that reveals it.
+        self.mmu.epoch.fetch_add(1, Ordering::AcqRel);
+        self.count_at(Event::Unsync, gfn);
+        true
+    }
+
+    /// Makes the tree below a root as clean as the epoch was when this began: what a root load, and a link high up, promise.
+    pub(crate) fn clean_root(&self, root: PageId, debt: &mut Debt<'_, 'm, H, O>) {
+        // Acquire, and before the list is read: pairs with the AcqRel in `make_unsync`.
+        let epoch = self.mmu.epoch.load(Ordering::Acquire);
+        let page = self.page(root);
+        if page.clean_at.load(Ordering::Relaxed) != epoch {
+            self.clean_listed(root, debt);
+            page.clean_at.store(epoch, Ordering::Relaxed);
+            self.count(Event::RootSynced);
+        }
+        if !page.flags().contains(Flags::CLEAN) {
+            let _ = self.make_clean(root, debt);
+        }
+    }
+
+    /// Makes every listed page clean, drops those that nothing links, and zaps those that are tables no more.
+    pub(crate) fn clean_listed(&self, root: PageId, debt: &mut Debt<'_, 'm, H, O>) {
+        let (ids, len) = self.mmu.unsync.snapshot(&self.locks);
+        for id in ids[..len].iter().copied().map(PageId) {
+            let page = self.page(id);
+            if id != root && self.unlist_unlinked(id, page) {
+                continue;
+            }
+            if id != root
+                && page.writes.load(Ordering::Relaxed) >= self.mmu.config.flood_limit
+                && !self.was_used(page)
+            {
+                if self.zap(id, debt) {
+                    self.count_at(Event::Flood, page.gfn());
+                }
+                continue;
+            }
+            self.count_at(Event::Sync, page.gfn());
+            let _ = self.make_clean(id, debt);
+        }
+    }
+
+    /// Takes a page that nothing links off the list: whoever links it makes it clean first.
+    fn unlist_unlinked(&self, id: PageId, page: &Page) -> bool {
+        let _stripe = self.mmu.frames.lock(&self.locks, page.gfn());
+        let flags = page.flags();
+        if page.parents.load(Ordering::Relaxed) != 0 || !flags.contains(Flags::LISTED) {
+            return !flags.contains(Flags::LISTED);
+        }
+        page.set_flags(flags - Flags::LISTED);
+        self.mmu.unsync.remove(&self.locks, id);
+        true
+    }
+
+    /// Tells whether a processor has walked through a page since this was last asked, by the accessed bits of the links to it.
+    fn was_used(&self, page: &Page) -> bool {
+        let stripe = self.mmu.frames.lock(&self.locks, page.gfn());
+        let mut used = false;
+        stripe
+            .nodes
+            .for_each(Head(page.parents.load(Ordering::Relaxed)), |edge| {
+                let parent = self.page(edge.page());
+                let link = self.load(parent, edge.slot());
+                if link.has(Spte::ACCESSED) {
+                    used = true;
+                    // A guess is good enough: a paging-structure cache may keep the bit from being set again.
+                    let _ = self.mmu.host.compare_exchange(
+                        parent.table(),
+                        edge.slot(),
+                        link.raw(),
+                        link.without(Spte::ACCESSED).raw(),
+                    );
+                }
+            });
+        if used {
+            page.writes.store(0, Ordering::Relaxed);
+        }
+        used
+    }
+}

@@ -1,0 +1,228 @@
+//! Deriving entries anew from the guest table: what sync, INVLPG and reported writes do to entries that exist.
+//!
+//! Neighbours: `clean` runs it for a whole page, `shadow` for one address, `report` for a write.
+//!
+//! A dense page keeps a copy of the guest table: comparing 512 words is an order of magnitude cheaper than decoding them.
+//!
+//! Invariants:
+//! 1. Everything here happens under the table lock of the page: an installer either re-reads the gPTE afterwards, or its entry is seen here.
+//! 2. A word of the copy is what the present entry of its slot was derived from.
+//! 3. An entry is kept only if installing it now would give the same frame and no fewer rights are demanded; doubt removes it.
+
+use crate::addr::{Gfn, Index, Level, TABLE_SLOTS};
+use crate::debt::Debt;
+use crate::host::Host;
+use crate::mmu::Call;
+use crate::page::{PRESENT_WORDS, Page, PageId, Record, SpteRef, TableState};
+use crate::role::Role;
+use crate::spte::Spte;
+use crate::stats::{Event, Observer};
+use crate::walk::{Decoder, Entry, Gpte, GpteWidth, LeafEntry, Rights};
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+/// From this many entries on, a copy of the guest table pays.
+const DENSE: u32 = 48;
+
+/// Returns what a shadow of the leaf may allow: writing only once D is set, so that the guest's D bit is set in time.
+#[inline]
+pub(crate) fn shadow_rights(leaf: &LeafEntry) -> Rights {
+    if leaf.is_dirty() {
+        leaf.rights
+    } else {
+        leaf.rights - Rights::WRITE
+    }
+}
+
+impl<'m, H: Host, O: Observer> Call<'m, H, O> {
+    /// Derives all entries of a page anew. No lock is held.
+    pub(crate) fn derive_all(&self, id: PageId, debt: &mut Debt<'_, 'm, H, O>) {
+        let page = self.page(id);
+        if page.population() == 0 {
+            return;
+        }
+        let decoder = self.mmu.decoder(page.role());
+        let spare = if page.population() >= DENSE {
+            new_copy()
+        } else {
+            None
+        };
+        let mut state = page.lock.lock(&self.locks);
+        if state.copy.is_some() {
+            self.derive_differing(id, page, decoder, &mut state, debt);
+            return;
+        }
+        state.copy = spare;
+        self.derive_present(id, page, decoder, &mut state, debt);
+    }
+
+    /// Derives the entries whose gPTE differs from the copy.
+    fn derive_differing(
+        &self,
+        id: PageId,
+        page: &Page,
+        decoder: &Decoder,
+        state: &mut TableState,
+        debt: &mut Debt<'_, 'm, H, O>,
+    ) {
+        let gfn = page.gfn();
+        let differing = self
+            .mmu
+            .slots
+            .find(page.role().space(), gfn)
+            .zip(state.copy.as_ref())
+            .and_then(|(slot, copy)| {
+                self.mmu
+                    .host
+                    .diff_table(slot.backed(gfn), copy, u64::MAX)
+                    .ok()
+            });
+        let Some(differing) = differing else {
+            state.copy = None;
+            self.derive_present(id, page, decoder, state, debt);
+            return;
+        };
+        for (word, bits) in differing.into_iter().enumerate().take(PRESENT_WORDS) {
+            let mut bits = bits & page.present_word(word);
+            while bits != 0 {
+                let slot = Index::truncate(word * 64 + bits.trailing_zeros() as usize);
+                bits &= bits - 1;
+                self.derive_one(id, slot, decoder, state, debt);
+            }
+        }
+    }
+
+    /// Derives every entry that may be present, and refreshes the presence bits.
+    fn derive_present(
+        &self,
+        id: PageId,
+        page: &Page,
+        decoder: &Decoder,
+        state: &mut TableState,
+        debt: &mut Debt<'_, 'm, H, O>,
+    ) {
+        for word in 0..PRESENT_WORDS {
+            let (mut bits, mut empty) = (page.present_word(word), 0);
+            while bits != 0 {
+                let bit = bits & bits.wrapping_neg();
+                bits &= bits - 1;
+                let slot = Index::truncate(word * 64 + bit.trailing_zeros() as usize);
+                if !self.derive_one(id, slot, decoder, state, debt) {
+                    empty |= bit;
+                }
+            }
+            page.clear_present(word, empty);
+        }
+    }
+
+    /// Derives one entry anew, under the table lock; tells whether the slot is still present.
+    pub(crate) fn derive_one(
+        &self,
+        id: PageId,
+        slot: Index,
+        decoder: &Decoder,
+        state: &mut TableState,
+        debt: &mut Debt<'_, 'm, H, O>,
+    ) -> bool {
+        let page = self.page(id);
+        let spte = self.load(page, slot);
+        if !spte.is_present() || page.role().is_direct() {
+            return spte.is_present();
+        }
+        // One read, and the copy of it is what everything below works on (rule R2).
+        let gpte = self.read_gpte(page.role(), Self::gpte_at(page, slot), GpteWidth::Bytes8);
+        let verdict = gpte.map_or(Verdict::Remove, |gpte| {
+            self.judge(page, slot, spte, gpte, decoder)
+        });
+        if let (Some(copy), Ok(gpte)) = (state.copy.as_deref_mut(), gpte) {
+            copy[slot.get() % 512] = gpte.raw();
+        }
+        match verdict {
+            Verdict::Keep => true,
+            Verdict::Narrow(gfn) => {
+                self.count_at(Event::SyncChanged, gfn);
+                let mut stripe = self.mmu.frames.lock(&self.locks, gfn);
+                self.narrow(&mut stripe, SpteRef::new(id, slot), debt);
+                true
+            }
+            Verdict::Remove => {
+                self.count(Event::SyncChanged);
+                self.remove_recorded(id, slot, debt);
+                false
+            }
+        }
+    }
+
+    fn judge(
+        &self,
+        page: &Page,
+        slot: Index,
+        spte: Spte,
+        gpte: Gpte,
+        decoder: &Decoder,
+    ) -> Verdict {
+        let role = page.role();
+        let entry = decoder.decode(role.level(), gpte, role.rights());
+        // A cleared A bit must be set again by the next use, so that the entry has to go.
+        if !gpte.has(Gpte::ACCESSED) {
+            return Verdict::Remove;
+        }
+        match (page.record(slot), entry) {
+            (Record::Leaf(gfn), Entry::Leaf(leaf)) => judge_leaf(gfn, spte, &leaf, role.level()),
+            (Record::Link(child), entry) => {
+                let Some((gfn, child_role)) = demand_of(role, &entry) else {
+                    return Verdict::Remove;
+                };
+                if self.page(child).is_for(gfn, child_role) {
+                    Verdict::Keep
+                } else {
+                    Verdict::Remove
+                }
+            }
+            _ => Verdict::Remove,
+        }
+    }
+}
+
+/// What to do with an entry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Verdict {
+    Keep,
+    Narrow(Gfn),
+    Remove,
+}
+
+/// Returns the gfn and role of the page that a present entry of a page with `role` has to lead to.
+pub(crate) fn demand_of(role: Role, entry: &Entry) -> Option<(Gfn, Role)> {
+    let below = role.level().below()?;
+    match entry {
+        Entry::Table(table) => Some((table.gfn, role.child(below, table.rights, false))),
+        Entry::Leaf(leaf) => Some((leaf.base, role.child(below, shadow_rights(leaf), true))),
+        _ => None,
+    }
+}
+
+fn judge_leaf(gfn: Gfn, spte: Spte, leaf: &LeafEntry, level: Level) -> Verdict {
+    let rights = shadow_rights(leaf);
+    let user = rights.contains(Rights::USER) == spte.has(Spte::USER);
+    let execute = rights.contains(Rights::EXECUTE) != spte.has(Spte::NO_EXECUTE);
+    if gfn != leaf.base || leaf.level != level || !user || !execute || spte.has(Spte::KERNEL_WRITE)
+    {
+        Verdict::Remove
+    } else if spte.has(Spte::WRITE) && !rights.contains(Rights::WRITE) {
+        Verdict::Narrow(gfn)
+    } else {
+        Verdict::Keep
+    }
+}
+
+/// Allocates a copy; without memory there is none, and the page is compared entry by entry.
+fn new_copy() -> Option<Box<[u64; 512]>> {
+    if TABLE_SLOTS != 512 {
+        return None;
+    }
+    let mut words = Vec::new();
+    words.try_reserve_exact(512).ok()?;
+    words.resize(512, 0);
+    words.into_boxed_slice().try_into().ok()
+}

@@ -1,0 +1,385 @@
+//! The direct engine: nested tables that map guest-physical memory, in the NPT or EPT format.
+//!
+//! Table locks only: a table of this engine has one parent and one place, so that neither hash nor reverse map is needed.
+//!
+//! Invariants:
+//! 1. An entry appears under the lock of its table, after the sequence of invalidation was compared there; an invalidation raises `busy` first and then
+//!    takes each table's lock: either it finds the entry, or the installer finds `busy` or the new sequence (scenario T11).
+//! 2. A slot's position says what it maps: the record is written all the same, for the auditor (rule R1).
+//! 3. Tables are freed with the VM, not before: an empty one is used again.
+
+use crate::addr::{Gfn, Gpa, Index, Level};
+use crate::config::Engine;
+use crate::debt::Debt;
+use crate::error::Error;
+use crate::host::{Host, HostFrame, LookupError, Need, TablePlace};
+use crate::invalidate::Snapshot;
+use crate::mmu::Call;
+use crate::outcome::{EmulateReason, FaultOutcome};
+use crate::page::{Flags, PRESENT_WORDS, Page, PageId, Record};
+use crate::paging::{CpuModel, GuestFormat, PagingMode, PagingRules};
+use crate::pool::Exhausted;
+use crate::role::Role;
+use crate::shadow::Again;
+use crate::slots::{AddressSpace, SlotFlags, SlotView};
+use crate::spte::{EntryFormat, Spte};
+use crate::stats::{Event, Observer};
+use crate::sync::{AtomicU32, Ordering};
+use crate::walk::{AccessKind, Rights};
+
+/// The roots, one for each address space, as page number + 1.
+#[derive(Debug)]
+pub(crate) struct DirectRoots([AtomicU32; 2]);
+
+impl DirectRoots {
+    pub(crate) fn new() -> Self {
+        Self([AtomicU32::new(0), AtomicU32::new(0)])
+    }
+
+    fn get(&self, space: AddressSpace) -> Option<PageId> {
+        // Acquire: pairs with the Release that publishes the root.
+        self.0[space as usize]
+            .load(Ordering::Acquire)
+            .checked_sub(1)
+            .map(PageId)
+    }
+}
+
+fn role_at(space: AddressSpace, level: Level, cpu: CpuModel) -> Role {
+    Role::direct(
+        PagingMode::new(GuestFormat::Off, PagingRules::empty(), cpu),
+        space,
+        level,
+        Rights::all(),
+    )
+}
+
+impl<'m, H: Host, O: Observer> Call<'m, H, O> {
+    fn format(&self) -> EntryFormat {
+        if self.mmu.config.engine == Engine::Ept {
+            EntryFormat::EPT
+        } else {
+            EntryFormat::LONG
+        }
+    }
+
+    /// Returns the root of an address space, made at the first use.
+    pub(crate) fn direct_root(&self, space: AddressSpace) -> Result<PageId, Again> {
+        if let Some(root) = self.mmu.direct.get(space) {
+            return Ok(root);
+        }
+        let id = self.direct_page(space, Level::L4, Gfn::new(0))?;
+        let cell = &self.mmu.direct.0[space as usize];
+        match cell.compare_exchange(0, id.0 + 1, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => Ok(id),
+            Err(other) => {
+                self.discard(id);
+                Ok(PageId(other - 1))
+            }
+        }
+    }
+
+    fn direct_page(&self, space: AddressSpace, level: Level, gfn: Gfn) -> Result<PageId, Again> {
+        let id = match self.take_page() {
+            Ok(id) => id,
+            Err(Exhausted::Limit) => {
+                return Err(Error::PageLimit {
+                    limit: self.mmu.pool.limit(),
+                }
+                .into());
+            }
+            Err(Exhausted::Memory(error)) => return Err(error.into()),
+        };
+        match self.mmu.host.allocate_table(TablePlace::Anywhere) {
+            Ok(table) => {
+                self.page(id)
+                    .assign(gfn, role_at(space, level, self.mmu.config.cpu), table);
+                self.page(id).set_flags(Flags::ALIVE | Flags::CLEAN);
+                self.count_at(Event::Create, gfn);
+                Ok(id)
+            }
+            Err(out) => {
+                self.mmu.pool.put(&self.locks, id);
+                Err(Error::from(out).into())
+            }
+        }
+    }
+
+    /// Gives back a page that nobody else has seen.
+    fn discard(&self, id: PageId) {
+        self.page(id).set_flags(Flags::empty());
+        self.give_back(id);
+    }
+
+    /// Serves a nested page fault.
+    pub(crate) fn direct_fault(
+        &self,
+        space: AddressSpace,
+        gpa: Gpa,
+        access: AccessKind,
+    ) -> Result<FaultOutcome, Again> {
+        let gfn = Gfn::containing(gpa);
+        let writes = access == AccessKind::Write;
+        for _ in 0..16 {
+            let snapshot = self.mmu.shards.snapshot(gfn, Level::L3, &self.mmu.slots);
+            let Some(slot) = self.mmu.slots.find(space, gfn) else {
+                return Ok(self.direct_device(gpa, EmulateReason::NoMemory));
+            };
+            if writes && slot.flags.contains(SlotFlags::READ_ONLY) {
+                return Ok(self.direct_device(gpa, EmulateReason::ReadOnlyMemory));
+            }
+            let host = match self.mmu.host.look_up(
+                slot.backed(gfn),
+                if writes { Need::Write } else { Need::Read },
+            ) {
+                Ok(host) => host,
+                Err(LookupError::Hole) => {
+                    return Ok(self.direct_device(gpa, EmulateReason::NoMemory));
+                }
+                Err(_) => return Err(Error::HostMemory { gfn }.into()),
+            };
+            match self.direct_map(space, gfn, &slot, host, writes, snapshot) {
+                Err(Again::Raced) => {}
+                Err(Again::Flush) => self.flush_all(),
+                other => return other,
+            }
+        }
+        self.count(Event::FaultRetried);
+        Ok(FaultOutcome::Retry)
+    }
+
+    fn direct_device(&self, gpa: Gpa, reason: EmulateReason) -> FaultOutcome {
+        self.count_at(Event::FaultEmulated, Gfn::containing(gpa));
+        FaultOutcome::EmulateMmio { gpa, reason }
+    }
+
+    fn direct_map(
+        &self,
+        space: AddressSpace,
+        gfn: Gfn,
+        slot: &SlotView,
+        host: HostFrame,
+        writes: bool,
+        snapshot: Snapshot,
+    ) -> Result<FaultOutcome, Again> {
+        let logs = slot.flags.contains(SlotFlags::LOG_DIRTY);
+        let most = if logs {
+            Level::L1
+        } else {
+            host.largest.min(self.mmu.config.largest_leaf)
+        };
+        let target = slot.largest(gfn, most);
+        let writable =
+            host.writable && !slot.flags.contains(SlotFlags::READ_ONLY) && (writes || !logs);
+        let mut id = self.direct_root(space)?;
+        loop {
+            let page = self.page(id);
+            let level = page.role().level();
+            let index = level.index(gfn.address().get());
+            let spte = self.load(page, index);
+            if level > target || self.is_link(page, index, spte) {
+                id = match page.record(index) {
+                    Record::Link(child) if self.is_link(page, index, spte) => child,
+                    _ if spte.is_present() => return self.direct_split(id, index),
+                    _ => self.direct_link(id, index, gfn)?,
+                };
+                continue;
+            }
+            let leaf = self.direct_leaf(gfn, host, level, writable);
+            return self.direct_install(id, index, gfn.align_down(level), leaf, snapshot);
+        }
+    }
+
+    fn is_link(&self, page: &Page, index: Index, spte: Spte) -> bool {
+        spte.is_present()
+            && page.role().level() > Level::L1
+            && !spte.has(Spte::LARGE)
+            && matches!(page.record(index), Record::Link(_))
+    }
+
+    fn direct_leaf(&self, gfn: Gfn, host: HostFrame, level: Level, writable: bool) -> Spte {
+        let format = self.format();
+        let offset = gfn.get() & (level.frames() - 1);
+        let pfn = crate::addr::Pfn::new(host.pfn.get().wrapping_sub(offset));
+        let leaf = format.make_leaf(pfn, Rights::USER | Rights::EXECUTE, level > Level::L1);
+        if writable {
+            leaf.with(format.write)
+        } else {
+            leaf
+        }
+    }
+
+    /// Links a new table below an empty slot.
+    fn direct_link(&self, id: PageId, index: Index, gfn: Gfn) -> Result<PageId, Again> {
+        let page = self.page(id);
+        let level = page.role().level();
+        let below = level.below().ok_or(Again::Raced)?;
+        let child = self.direct_page(page.role().space(), below, gfn.align_down(level))?;
+        let state = page.lock.lock(&self.locks);
+        let record = page.record(index);
+        if self.load(page, index).is_present()
+            || (matches!(record, Record::Leaf(_)) && self.flush_is_pending())
+        {
+            drop(state);
+            self.discard(child);
+            return Err(if self.flush_is_pending() {
+                Again::Flush
+            } else {
+                Again::Raced
+            });
+        }
+        page.set_record(index, Record::Link(child));
+        self.mmu.host.store(
+            page.table(),
+            index,
+            self.format().make_link(self.page(child).table()).raw(),
+        );
+        drop(state);
+        Ok(child)
+    }
+
+    /// Removes a leaf that is larger than what may be mapped now.
+    fn direct_split(&self, id: PageId, index: Index) -> Result<FaultOutcome, Again> {
+        let mut debt = Debt::new(self);
+        let page = self.page(id);
+        let state = page.lock.lock(&self.locks);
+        if !self.is_link(page, index, self.load(page, index)) {
+            self.direct_remove(page, index, &mut debt);
+        }
+        drop(state);
+        debt.pay();
+        Err(Again::Raced)
+    }
+
+    fn direct_install(
+        &self,
+        id: PageId,
+        index: Index,
+        gfn: Gfn,
+        leaf: Spte,
+        snapshot: Snapshot,
+    ) -> Result<FaultOutcome, Again> {
+        let page = self.page(id);
+        let level = page.role().level();
+        let mut debt = Debt::new(self);
+        let state = page.lock.lock(&self.locks);
+        if !self.mmu.shards.is_unchanged(gfn, Level::L3, snapshot)
+            || snapshot.slots != self.mmu.slots.generation()
+        {
+            return Err(Again::Raced);
+        }
+        let old = self.load(page, index);
+        if old.is_present() {
+            let grows = old.same_target(leaf) && old.raw() & !leaf.raw() & self.format().write == 0;
+            if !grows {
+                self.direct_remove(page, index, &mut debt);
+                drop(state);
+                debt.pay();
+                return Err(Again::Raced);
+            }
+            let wide = old.with(leaf.raw());
+            if wide == old {
+                self.count_at(Event::FaultSpurious, gfn);
+                return Ok(FaultOutcome::Resume);
+            }
+            if self
+                .mmu
+                .host
+                .compare_exchange(page.table(), index, old.raw(), wide.raw())
+                .is_err()
+            {
+                return Err(Again::Raced);
+            }
+        } else {
+            if matches!(page.record(index), Record::Link(_)) && self.flush_is_pending() {
+                return Err(Again::Flush);
+            }
+            page.set_record(index, Record::Leaf(gfn));
+            self.mmu.host.store(page.table(), index, leaf.raw());
+            self.count_at(
+                [Event::Leaf4K, Event::Leaf2M, Event::Leaf1G]
+                    [(usize::from(level.get()) - 1).min(2)],
+                gfn,
+            );
+        }
+        if leaf.has(self.format().write) {
+            self.direct_dirty(gfn, page, &mut debt, false);
+        }
+        drop(state);
+        debt.pay();
+        self.count_at(Event::FaultFixed, gfn);
+        Ok(FaultOutcome::Resume)
+    }
+
+    /// Records a write that a leaf allows or has allowed.
+    fn direct_dirty(&self, gfn: Gfn, page: &Page, debt: &mut Debt<'_, 'm, H, O>, late: bool) {
+        let (level, space) = (page.role().level(), page.role().space());
+        if let Some((region, _)) = self.mmu.frames.lock(&self.locks, gfn).region(gfn)
+            && region.logs(space)
+        {
+            if late {
+                region.mark_written(gfn, level, space);
+                debt.remember_dirty(gfn);
+            } else {
+                region.mark_dirty(gfn, level, space);
+            }
+        }
+    }
+
+    /// Removes a leaf, under its table's lock.
+    fn direct_remove(&self, page: &Page, index: Index, debt: &mut Debt<'_, 'm, H, O>) {
+        if !self.load(page, index).is_present() {
+            return;
+        }
+        debt.owe();
+        let old = Spte::new(self.mmu.host.exchange(page.table(), index, 0));
+        if let Record::Leaf(gfn) = page.record(index)
+            && old.raw() & (self.format().write | self.format().dirty) != 0
+        {
+            self.direct_dirty(gfn, page, debt, true);
+        }
+    }
+
+    /// Removes every leaf of the range, in both address spaces.
+    pub(crate) fn unmap_direct(&self, base: Gfn, frames: u64, debt: &mut Debt<'_, 'm, H, O>) {
+        for space in [AddressSpace::Normal, AddressSpace::SystemManagement] {
+            if let Some(root) = self.mmu.direct.get(space) {
+                self.unmap_table(root, base.get(), base.get().saturating_add(frames), debt);
+            }
+        }
+    }
+
+    fn unmap_table(&self, id: PageId, from: u64, to: u64, debt: &mut Debt<'_, 'm, H, O>) {
+        let page = self.page(id);
+        let (level, first) = (page.role().level(), page.gfn().get());
+        for word in 0..PRESENT_WORDS {
+            // One word at a time under the lock: 64 entries. The children come after it is dropped.
+            let mut children = 0_u64;
+            {
+                let _state = page.lock.lock(&self.locks);
+                let mut bits = page.present_word(word);
+                while bits != 0 {
+                    let bit = bits.trailing_zeros() as usize;
+                    bits &= bits - 1;
+                    let index = Index::truncate(word * 64 + bit);
+                    let at = first + index.get() as u64 * level.frames();
+                    if at >= to || at + level.frames() <= from {
+                        continue;
+                    }
+                    if self.is_link(page, index, self.load(page, index)) {
+                        children |= 1 << bit;
+                    } else {
+                        self.direct_remove(page, index, debt);
+                    }
+                }
+            }
+            while children != 0 {
+                let index = Index::truncate(word * 64 + children.trailing_zeros() as usize);
+                children &= children - 1;
+                if let Record::Link(child) = page.record(index) {
+                    self.unmap_table(child, from, to, debt);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,362 @@
+//! Edges: how an SPTE appears, changes its rights, and disappears. The lock protocol of the library is this file.
+//!
+//! An SPTE is an edge from the slot of a table to a target: a frame (leaf) or a child page (link). Every target has a gfn.
+//!
+//! > **Entries appear under the table lock and the target's gfn lock; they disappear under the gfn lock; whoever promises reads `flush_pending`.**
+//!
+//! Key types: [`Leaf`] (what to install), [`Refused`] (why not). Neighbours: `debt` carries the flush, `frames` has the other end of each edge.
+//!
+//! Invariants:
+//! 1. Install stores into an empty slot only (rule R3); adjust keeps the frame; remove leaves zero.
+//! 2. A removal reads the record under the gfn lock, unlinks the reverse map, and exchanges the SPTE last: its final access to the table.
+//! 3. An entry is installed only if nobody has invalidated its frame since the look-up began, its slot's last mapping has been flushed
+//!    or was the same, no page stands for the frame (writable) or its region (large).
+
+use crate::addr::{Gfn, Index, Level, Pfn};
+use crate::debt::Debt;
+use crate::frames::{Missing, Stripe};
+use crate::host::Host;
+use crate::invalidate::Snapshot;
+use crate::mmu::Call;
+use crate::page::{Flags, Page, PageId, Record, SpteRef};
+use crate::spte::{EntryFormat, Spte};
+use crate::stats::{Event, Observer};
+use crate::walk::Rights;
+
+/// A leaf to install.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Leaf {
+    /// The first frame of the block.
+    pub(crate) gfn: Gfn,
+    /// Its host frame.
+    pub(crate) pfn: Pfn,
+    /// What the leaf allows; WRITE is withheld while the frame is tracked.
+    pub(crate) rights: Rights,
+    /// Further bits: accessed, dirty, our own.
+    pub(crate) bits: u64,
+    /// The state of invalidation from before the frame was looked up.
+    pub(crate) snapshot: Snapshot,
+}
+
+/// Why an entry was not installed; nothing has changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub(crate) enum Refused {
+    /// The page died, the frame was invalidated, the child is not what is demanded: start over.
+    Stale,
+    /// The slot holds something else: remove it, flush, try again.
+    Occupied,
+    /// The slot's last mapping may still be in a TLB: flush, try again.
+    FlushFirst,
+    /// The region has a guest table: nothing large.
+    TooLarge,
+    /// The frame is tracked, and the access writes.
+    Tracked,
+    /// The child is not clean.
+    Unclean,
+    /// Memory is missing.
+    Missing(Missing),
+}
+
+/// What an installation did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub(crate) enum Installed {
+    /// The entry is new.
+    New,
+    /// It had the frame, and has more rights now.
+    Widened,
+    /// It was there already.
+    Present,
+}
+
+impl From<Missing> for Refused {
+    fn from(missing: Missing) -> Self {
+        Self::Missing(missing)
+    }
+}
+
+/// Whether an installation serves a write.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Purpose {
+    /// Reading, fetching, or a guess: read-only is good enough.
+    Any,
+    /// The guest writes.
+    Write,
+}
+
+impl<'m, H: Host, O: Observer> Call<'m, H, O> {
+    /// Installs a leaf, or widens the one that is there. The caller holds the page's table lock and has re-read the gPTE.
+    pub(crate) fn install_leaf(
+        &self,
+        id: PageId,
+        slot: Index,
+        leaf: &Leaf,
+        purpose: Purpose,
+    ) -> Result<Installed, Refused> {
+        let page = self.page(id);
+        let level = page.role().level();
+        // Acquire inside `load`: pairs with the exchange of a removal, so that its raise of `flush_pending` is seen below.
+        let old = self.load(page, slot);
+        let record = page.record(slot);
+        if old.is_present() {
+            if record != Record::Leaf(leaf.gfn) || !old.same_target(self.plain(leaf, level)) {
+                return Err(Refused::Occupied);
+            }
+        } else if record != Record::Empty
+            && record != Record::Leaf(leaf.gfn)
+            && self.flush_is_pending()
+        {
+            return Err(Refused::FlushFirst);
+        }
+        let mut stripe = self.mmu.frames.lock(&self.locks, leaf.gfn);
+        if !self.mmu.shards.is_unchanged(leaf.gfn, level, leaf.snapshot)
+            || leaf.snapshot.slots != self.mmu.slots.generation()
+        {
+            return Err(Refused::Stale);
+        }
+        let (region, _) = stripe.region(leaf.gfn).ok_or(Missing::Region(leaf.gfn))?;
+        let tracked = if level == Level::L1 {
+            region.is_tracked(leaf.gfn)
+        } else if region.live != 0 {
+            return Err(Refused::TooLarge);
+        } else {
+            false
+        };
+        if tracked && purpose == Purpose::Write {
+            return Err(Refused::Tracked);
+        }
+        let writable = leaf.rights.contains(Rights::WRITE) && !tracked;
+        let new =
+            self.plain(leaf, level)
+                .with(leaf.bits)
+                .with(if writable { Spte::WRITE } else { 0 });
+        if writable {
+            region.mark_dirty(leaf.gfn, level, page.role().space());
+        }
+        if old.is_present() {
+            // Re-read under the gfn lock: a removal may have come between.
+            return self.widen(page, slot, new);
+        }
+        stripe.add_leaf(leaf.gfn, level, SpteRef::new(id, slot))?;
+        page.set_record(slot, Record::Leaf(leaf.gfn));
+        self.mmu.host.store(page.table(), slot, new.raw());
+        self.count_at(
+            if level == Level::L1 {
+                Event::Leaf4K
+            } else {
+                Event::Leaf2M
+            },
+            leaf.gfn,
+        );
+        Ok(Installed::New)
+    }
+
+    /// Returns the leaf without WRITE and further bits.
+    #[inline]
+    fn plain(&self, leaf: &Leaf, level: Level) -> Spte {
+        EntryFormat::LONG.make_leaf(leaf.pfn, leaf.rights, level > Level::L1)
+    }
+
+    /// Adds rights and bits to a leaf of the same frame. Under table lock and gfn lock. What would lose a right is refused as occupied.
+    fn widen(&self, page: &Page, slot: Index, new: Spte) -> Result<Installed, Refused> {
+        let mut old = self.load(page, slot);
+        loop {
+            if !old.is_present() {
+                return Err(Refused::Stale);
+            }
+            let lost =
+                old.raw() & !new.raw() & (Spte::WRITE | Spte::USER | Spte::KERNEL_WRITE) != 0;
+            let gained_nx = new.raw() & !old.raw() & Spte::NO_EXECUTE != 0;
+            if lost || gained_nx || !old.same_target(new) {
+                return Err(Refused::Occupied);
+            }
+            // NX may be lost here: fetches are a right too.
+            let wide = Spte::new(old.raw() & !Spte::NO_EXECUTE | new.raw());
+            if wide == old {
+                return Ok(Installed::Present);
+            }
+            match self
+                .mmu
+                .host
+                .compare_exchange(page.table(), slot, old.raw(), wide.raw())
+            {
+                Ok(_) if (wide.raw() ^ old.raw()) & !Spte::HARDWARE == 0 => {
+                    return Ok(Installed::Present);
+                }
+                Ok(_) => return Ok(Installed::Widened),
+                Err(found) => old = Spte::new(found),
+            }
+        }
+    }
+
+    /// Links `child` below a slot of `id`. The caller holds the table lock of `id` and has re-read the gPTE.
+    pub(crate) fn link(
+        &self,
+        id: PageId,
+        slot: Index,
+        child: PageId,
+        gfn: Gfn,
+        role: crate::role::Role,
+    ) -> Result<Installed, Refused> {
+        let page = self.page(id);
+        let below = self.page(child);
+        let old = self.load(page, slot);
+        let record = page.record(slot);
+        if old.is_present() {
+            return if record == Record::Link(child) {
+                Ok(Installed::Present)
+            } else {
+                Err(Refused::Occupied)
+            };
+        }
+        if record != Record::Empty && record != Record::Link(child) && self.flush_is_pending() {
+            return Err(Refused::FlushFirst);
+        }
+        let mut stripe = self.mmu.frames.lock(&self.locks, gfn);
+        // Rule R4: what the walk demands at this moment, alive and clean.
+        if !below.is_for(gfn, role) {
+            return Err(Refused::Stale);
+        }
+        if !below.flags().contains(Flags::CLEAN) {
+            return Err(Refused::Unclean);
+        }
+        stripe.add_parent(below, SpteRef::new(id, slot))?;
+        page.set_record(slot, Record::Link(child));
+        let format = if page.role().is_pae_root() {
+            EntryFormat::PAE_ROOT
+        } else {
+            EntryFormat::LONG
+        };
+        self.mmu
+            .host
+            .store(page.table(), slot, format.make_link(below.table()).raw());
+        Ok(Installed::New)
+    }
+
+    /// Removes an edge. The caller holds the gfn lock of its target, and has found the edge through the target's reverse map or parents, or
+    /// has seen it present under this lock.
+    pub(crate) fn remove(&self, stripe: &mut Stripe, edge: SpteRef, debt: &mut Debt<'_, 'm, H, O>) {
+        let page = self.page(edge.page());
+        debt.owe();
+        let record = page.record(edge.slot());
+        let listed = match record {
+            Record::Leaf(gfn) => stripe.drop_leaf(gfn, page.role().level(), edge),
+            Record::Link(child) => stripe.drop_parent(self.page(child), edge),
+            Record::Empty => false,
+        };
+        debug_assert!(
+            listed,
+            "{edge:?} with {record:?} is not in its target's list"
+        );
+        let old = Spte::new(self.mmu.host.exchange(page.table(), edge.slot(), 0));
+        if let Record::Leaf(gfn) = record {
+            self.note_dirty(stripe, page, gfn, old, debt);
+        }
+    }
+
+    /// Records a write that an SPTE's W or D bit may stand for (rule R10).
+    fn note_dirty(
+        &self,
+        stripe: &mut Stripe,
+        page: &Page,
+        gfn: Gfn,
+        old: Spte,
+        debt: &mut Debt<'_, 'm, H, O>,
+    ) {
+        if old.raw() & (Spte::WRITE | Spte::DIRTY) != 0
+            && let Some((region, _)) = stripe.region(gfn)
+            && region.logs(page.role().space())
+        {
+            region.mark_written(gfn, page.role().level(), page.role().space());
+            debt.remember_dirty(gfn);
+        }
+    }
+
+    /// Removes whatever a slot holds. The caller holds the table lock of `id`, so that the record stands still.
+    pub(crate) fn remove_recorded(
+        &self,
+        id: PageId,
+        slot: Index,
+        debt: &mut Debt<'_, 'm, H, O>,
+    ) -> bool {
+        let page = self.page(id);
+        if !self.load(page, slot).is_present() {
+            return false;
+        }
+        let gfn = match page.record(slot) {
+            Record::Leaf(gfn) => gfn,
+            Record::Link(child) => self.page(child).gfn(),
+            Record::Empty => return false,
+        };
+        let mut stripe = self.mmu.frames.lock(&self.locks, gfn);
+        // Look again: it may have been removed by frame meanwhile.
+        let present = self.load(page, slot).is_present();
+        if present {
+            self.remove(&mut stripe, SpteRef::new(id, slot), debt);
+        }
+        present
+    }
+
+    /// Takes WRITE from a leaf. The caller holds the gfn lock of the frame.
+    pub(crate) fn narrow(
+        &self,
+        stripe: &mut Stripe,
+        edge: SpteRef,
+        debt: &mut Debt<'_, 'm, H, O>,
+    ) -> bool {
+        let page = self.page(edge.page());
+        let mut old = self.load(page, edge.slot());
+        loop {
+            if !old.is_present() || !old.has(Spte::WRITE) {
+                return false;
+            }
+            debt.owe();
+            // D goes with W: an entry that cannot be written carries no news.
+            let new = old.without(Spte::WRITE | Spte::DIRTY);
+            match self
+                .mmu
+                .host
+                .compare_exchange(page.table(), edge.slot(), old.raw(), new.raw())
+            {
+                Ok(_) => break,
+                Err(found) => old = Spte::new(found),
+            }
+        }
+        if let Record::Leaf(gfn) = page.record(edge.slot()) {
+            self.note_dirty(stripe, page, gfn, old, debt);
+        }
+        true
+    }
+
+    /// Takes WRITE from every leaf of a gfn, and removes large leaves over it: what makes it tracked.
+    pub(crate) fn protect(&self, stripe: &mut Stripe, gfn: Gfn, debt: &mut Debt<'_, 'm, H, O>) {
+        while let Some(edge) = stripe
+            .region(gfn)
+            .and_then(|(region, nodes)| nodes.first(region.large))
+        {
+            self.remove(stripe, edge, debt);
+        }
+        // A set cannot be walked while the stripe is lent out: few frames have more than a handful of mappings.
+        let mut done = 0;
+        loop {
+            let mut batch = [None; 16];
+            let mut seen = 0;
+            if let Some((region, nodes)) = stripe.region(gfn) {
+                nodes.for_each(region.small(gfn), |edge| {
+                    if seen >= done && seen < done + batch.len() {
+                        batch[seen - done] = Some(edge);
+                    }
+                    seen += 1;
+                });
+            }
+            for edge in batch.iter().flatten() {
+                self.narrow(stripe, *edge, debt);
+            }
+            done += batch.len();
+            if done >= seen {
+                return;
+            }
+        }
+    }
+}

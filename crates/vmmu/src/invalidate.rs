@@ -1,0 +1,254 @@
+//! Invalidation by the host: frames taken back, slots removed or changed, writes logged.
+//!
+//! Key types: [`Invalidation`] (a begin/end pair, as a value), [`Shards`] (its sequence counts), [`Snapshot`] (what an installer compares).
+//!
+//! begin raises `busy`, then walks and flushes; end raises the sequence, then lowers `busy`. An installer takes its snapshot before it looks a frame
+//! up, and compares under the gfn lock (the direct engine: under the table lock): either the walk comes later and finds its entry, or it sees `busy` or
+//! the new sequence.
+//!
+//! Invariants:
+//! 1. Counts are sharded by 2 MiB region; a 1 GiB leaf compares all shards.
+//! 2. Only invalidation and slot changes raise them; write-protection never does.
+//! 3. When `invalidate_begin` returns, no SPTE and no TLB entry maps a frame of the range, until `end`; later ones come from later look-ups.
+
+use crate::Error;
+use crate::addr::{Gfn, Level};
+use crate::debt::Debt;
+use crate::frames::Stripe;
+use crate::host::Host;
+use crate::mmu::{Call, Mmu};
+use crate::rmap::Head;
+use crate::slots::{AddressSpace, SlotFlags, SlotId, SlotTable};
+use crate::stats::{Event, Observer};
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
+
+/// How many shards.
+const SHARDS: usize = if cfg!(loom) { 1 } else { 64 };
+/// Entries removed under one lock.
+const STEP: usize = 64;
+
+#[derive(Debug, Default)]
+struct Shard {
+    sequence: AtomicU64,
+    busy: AtomicU32,
+}
+
+/// The sequence counts of invalidation.
+#[derive(Debug)]
+pub(crate) struct Shards([Shard; SHARDS]);
+
+/// The counts as they were before a frame was looked up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Snapshot {
+    sequence: u64,
+    pub(crate) slots: u64,
+}
+
+fn shard_of(gfn: Gfn) -> usize {
+    (gfn.get() >> 9) as usize % SHARDS
+}
+
+impl Shards {
+    pub(crate) fn new() -> Self {
+        Self(core::array::from_fn(|_| Shard::default()))
+    }
+
+    fn covered(&self, gfn: Gfn, level: Level) -> &[Shard] {
+        if level > Level::L2 {
+            &self.0
+        } else {
+            core::slice::from_ref(&self.0[shard_of(gfn)])
+        }
+    }
+
+    fn sum(&self, gfn: Gfn, level: Level) -> u64 {
+        // Acquire: the look-up that follows is not older; pairs with the Release in `end`.
+        self.covered(gfn, level).iter().fold(0, |sum: u64, s| {
+            sum.wrapping_add(s.sequence.load(Ordering::Acquire))
+        })
+    }
+
+    /// Takes a snapshot, before the slot and the host frame of `gfn` are looked up for a leaf of up to `level`.
+    #[inline]
+    pub(crate) fn snapshot(&self, gfn: Gfn, level: Level, slots: &SlotTable) -> Snapshot {
+        Snapshot {
+            sequence: self.sum(gfn, level),
+            slots: slots.generation(),
+        }
+    }
+
+    /// Tells whether a frame's region is being invalidated. Under its gfn lock.
+    #[inline]
+    pub(crate) fn is_busy(&self, gfn: Gfn) -> bool {
+        self.0[shard_of(gfn)].busy.load(Ordering::Acquire) != 0
+    }
+
+    /// Tells whether nothing was invalidated since the snapshot. Under the gfn lock or, in the direct engine, the table lock.
+    #[inline]
+    pub(crate) fn is_unchanged(&self, gfn: Gfn, level: Level, snapshot: Snapshot) -> bool {
+        let busy = self
+            .covered(gfn, level)
+            .iter()
+            .any(|s| s.busy.load(Ordering::Acquire) != 0);
+        !busy && self.sum(gfn, level) == snapshot.sequence
+    }
+
+    fn begin(&self, base: Gfn, frames: u64) {
+        self.each(base, frames, |shard| {
+            shard.busy.fetch_add(1, Ordering::AcqRel);
+        });
+    }
+
+    fn end(&self, base: Gfn, frames: u64) {
+        self.each(base, frames, |shard| {
+            // The sequence first: between the two an installer sees at least one of them.
+            shard.sequence.fetch_add(1, Ordering::AcqRel);
+            shard.busy.fetch_sub(1, Ordering::AcqRel);
+        });
+    }
+
+    fn each(&self, base: Gfn, frames: u64, mut visit: impl FnMut(&Shard)) {
+        let first = base.get() >> 9;
+        let last = base.get().saturating_add(frames.max(1) - 1) >> 9;
+        for region in first..=last.min(first + SHARDS as u64 - 1) {
+            visit(&self.0[region as usize % SHARDS]);
+        }
+    }
+}
+
+/// An invalidation under way: the range is mapped nowhere, and nobody maps it until this ends, by being dropped.
+#[must_use = "the invalidation ends when this is dropped"]
+#[derive(Debug)]
+pub struct Invalidation<'m, H: Host, O: Observer> {
+    mmu: &'m Mmu<H, O>,
+    base: Gfn,
+    frames: u64,
+}
+
+impl<H: Host, O: Observer> Drop for Invalidation<'_, H, O> {
+    fn drop(&mut self) {
+        self.mmu.shards.end(self.base, self.frames);
+    }
+}
+
+impl<H: Host, O: Observer> Mmu<H, O> {
+    /// Takes guest frames away from all tables and TLBs, in all address spaces, and keeps them away until the value is dropped.
+    ///
+    /// To be called before the host frames behind them are given to somebody else; the host changes its look-up before it drops the value.
+    /// Faults in the range are answered with [`crate::FaultOutcome::Retry`] meanwhile, others go on.
+    pub fn invalidate_begin(&self, base: Gfn, frames: u64) -> Invalidation<'_, H, O> {
+        let call = self.call();
+        self.shards.begin(base, frames);
+        let invalidation = Invalidation {
+            mmu: self,
+            base,
+            frames,
+        };
+        call.count_at(Event::Invalidation, base);
+        call.unmap_range(base, frames);
+        invalidation
+    }
+
+    /// Removes a memory slot, while guests run. No mapping of it is left when this returns.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchSlot`].
+    pub fn remove_slot(&self, id: SlotId) -> Result<(), Error> {
+        self.change_slot(id, None)
+    }
+
+    /// Changes a slot's flags, while guests run. No mapping made under the old flags is left when this returns.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchSlot`], [`Error::OutOfMemory`].
+    pub fn set_slot_flags(&self, id: SlotId, flags: SlotFlags) -> Result<(), Error> {
+        let (slot, space) = self.slots.get(id).ok_or(Error::NoSuchSlot(id))?;
+        self.call()
+            .prepare_log(space, slot.base, slot.frames, flags)?;
+        self.change_slot(id, Some(flags))
+    }
+
+    fn change_slot(&self, id: SlotId, flags: Option<SlotFlags>) -> Result<(), Error> {
+        let call = self.call();
+        let (slot, _) = self.slots.get(id).ok_or(Error::NoSuchSlot(id))?;
+        self.shards.begin(slot.base, slot.frames);
+        let _invalidation = Invalidation {
+            mmu: self,
+            base: slot.base,
+            frames: slot.frames,
+        };
+        self.slots.update(&call.locks, id, flags)?;
+        call.unmap_range(slot.base, slot.frames);
+        Ok(())
+    }
+}
+
+impl<'m, H: Host, O: Observer> Call<'m, H, O> {
+    /// Prepares the dirty log of a slot that is to have one.
+    pub(crate) fn prepare_log(
+        &self,
+        space: AddressSpace,
+        base: Gfn,
+        frames: u64,
+        flags: SlotFlags,
+    ) -> Result<(), Error> {
+        if flags.contains(SlotFlags::LOG_DIRTY) {
+            for region in base.get() >> 9..=base.get().saturating_add(frames.max(1) - 1) >> 9 {
+                self.mmu
+                    .frames
+                    .provide_dirty(&self.locks, Gfn::new(region << 9), space)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes every leaf that maps a frame of the range, and flushes.
+    fn unmap_range(&self, base: Gfn, frames: u64) {
+        let mut debt = Debt::new(self);
+        if self.is_direct_engine() {
+            self.unmap_direct(base, frames, &mut debt);
+        } else {
+            let end = base.get().saturating_add(frames);
+            let mut region = base.get() >> 9;
+            while region << 9 < end {
+                while self.unmap_region(Gfn::new(region << 9), base.get(), end, &mut debt) {}
+                region += 1;
+            }
+        }
+        debt.promise();
+    }
+
+    /// Removes at most [`STEP`] leaves of one region; tells whether there are more.
+    fn unmap_region(&self, region: Gfn, from: u64, to: u64, debt: &mut Debt<'_, 'm, H, O>) -> bool {
+        let mut stripe = self.mmu.frames.lock(&self.locks, region);
+        let mut left = STEP;
+        let mut drain = |stripe: &mut Stripe, head: &dyn Fn(&mut Stripe) -> Head| {
+            loop {
+                let first = head(stripe);
+                let Some(edge) = stripe.nodes.first(first) else {
+                    return false;
+                };
+                if left == 0 {
+                    return true;
+                }
+                left -= 1;
+                self.remove(stripe, edge, debt);
+            }
+        };
+        if drain(&mut stripe, &|s| {
+            s.region(region).map_or(Head::default(), |(r, _)| r.large)
+        }) {
+            return true;
+        }
+        let first = from.max(region.get());
+        for gfn in (first..to.min(region.get() + 512)).map(Gfn::new) {
+            if drain(&mut stripe, &|s| {
+                s.region(region)
+                    .map_or(Head::default(), |(r, _)| r.small(gfn))
+            }) {
+                return true;
+            }
+        }
+        false
+    }
+}

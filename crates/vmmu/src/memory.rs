@@ -1,0 +1,103 @@
+//! Guest tables reached through the memory slots: what the walker reads and updates (rule R13).
+//!
+//! Key type: [`SlottedMemory`]. Neighbours: [`crate::walk`] calls it, `slots` finds the frame, `invalidate` takes frames back.
+//!
+//! Invariants:
+//! 1. An entry is read with one atomic load.
+//! 2. An accessed/dirty update happens under the gfn lock of the table's frame while no invalidation of it is in progress: taking a frame back
+//!    begins by raising the count and then takes the same lock, so that it waits for updates in flight and later ones see the count.
+//! 3. The update marks the frame dirty, and honours read-only slots.
+
+use crate::addr::{Gfn, Gpa, Level};
+use crate::host::{BackedFrame, GuestMemoryError, Host};
+use crate::mmu::Call;
+use crate::slots::{AddressSpace, SlotFlags};
+use crate::stats::Observer;
+use crate::walk::{CasOutcome, Gpte, GpteError, GpteMemory, GpteWidth};
+
+impl From<GuestMemoryError> for GpteError {
+    fn from(error: GuestMemoryError) -> Self {
+        match error {
+            GuestMemoryError::NotResident => Self::Busy,
+            GuestMemoryError::OutOfRange | GuestMemoryError::ReadOnly => Self::Missing,
+        }
+    }
+}
+
+/// Loads an entry of a frame.
+#[inline]
+pub(crate) fn load<H: Host>(
+    host: &H,
+    frame: BackedFrame,
+    at: Gpa,
+    width: GpteWidth,
+) -> Result<Gpte, GpteError> {
+    Ok(Gpte::new(host.load_gpte(
+        frame,
+        at.page_offset() as u16,
+        width,
+    )?))
+}
+
+/// Guest memory as one address space sees it.
+#[derive(Debug)]
+pub(crate) struct SlottedMemory<'c, 'm, H: Host, O: Observer> {
+    pub(crate) call: &'c Call<'m, H, O>,
+    pub(crate) space: AddressSpace,
+}
+
+impl<H: Host, O: Observer> GpteMemory for SlottedMemory<'_, '_, H, O> {
+    #[inline]
+    fn read(&self, at: Gpa, width: GpteWidth) -> Result<Gpte, GpteError> {
+        let gfn = Gfn::containing(at);
+        let slot = self
+            .call
+            .mmu
+            .slots
+            .find(self.space, gfn)
+            .ok_or(GpteError::Missing)?;
+        load(&self.call.mmu.host, slot.backed(gfn), at, width)
+    }
+
+    fn compare_exchange(
+        &self,
+        at: Gpa,
+        width: GpteWidth,
+        current: Gpte,
+        new: Gpte,
+    ) -> Result<CasOutcome, GpteError> {
+        let call = self.call;
+        let gfn = Gfn::containing(at);
+        let mut stripe = call.mmu.frames.lock(&call.locks, gfn);
+        // Under the lock: an invalidation that has begun is seen, one that begins now waits for the lock in its walk.
+        if call.mmu.shards.is_busy(gfn) {
+            return Err(GpteError::Busy);
+        }
+        let slot = call
+            .mmu
+            .slots
+            .find(self.space, gfn)
+            .ok_or(GpteError::Missing)?;
+        if slot.flags.contains(SlotFlags::READ_ONLY) {
+            return Ok(CasOutcome::ReadOnly);
+        }
+        let offset = at.page_offset() as u16;
+        match call.mmu.host.compare_exchange_gpte(
+            slot.backed(gfn),
+            offset,
+            width,
+            current.raw(),
+            new.raw(),
+        ) {
+            Ok(Ok(_)) => {
+                if let Some((region, _)) = stripe.region(gfn) {
+                    region.mark_dirty(gfn, Level::L1, self.space);
+                }
+                Ok(CasOutcome::Done)
+            }
+            Ok(Err(_)) => Ok(CasOutcome::Lost),
+            Err(GuestMemoryError::ReadOnly) => Ok(CasOutcome::ReadOnly),
+            Err(error) => Err(error.into()),
+        }
+    }
+}

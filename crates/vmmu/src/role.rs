@@ -1,0 +1,124 @@
+//! A role: everything besides the gfn that decides a shadow page's content.
+//!
+//! Invariants:
+//! 1. A role carries no state (rule R4): "dead" belongs to the page.
+//! 2. Two shadow pages with equal gfn and role have equal content; so one of them suffices.
+//! 3. A direct page is never found by a look-up for an indirect one, nor the other way round (scenario B2).
+
+use crate::addr::Level;
+use crate::paging::PagingMode;
+use crate::slots::AddressSpace;
+use crate::walk::Rights;
+
+/// What decides a shadow page's content besides its gfn, packed.
+///
+/// | bits | content |
+/// |---|---|
+/// | 0-2 | level of the table |
+/// | 3 | direct: maps guest-physical memory linearly from its gfn on |
+/// | 4-6 | rights inherited on the way to the table |
+/// | 7 | address space |
+/// | 8 | the root of PAE-format tables |
+/// | 9-10 | quadrant: which part of a 32-bit guest table it stands for |
+/// | 16-18 | guest format |
+/// | 19-26 | paging rules: NX, CR0.WP, SMEP, SMAP, ... |
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Role(u32);
+
+impl Role {
+    const DIRECT: u32 = 1 << 3;
+    const PAE_ROOT: u32 = 1 << 8;
+
+    /// Makes the role of a page that stands for a guest table.
+    pub(crate) fn indirect(
+        mode: PagingMode,
+        space: AddressSpace,
+        level: Level,
+        inherited: Rights,
+    ) -> Self {
+        Self(
+            Self::mode_bits(mode)
+                | (space as u32) << 7
+                | u32::from(inherited.bits()) << 4
+                | u32::from(level.get()),
+        )
+    }
+
+    /// Makes the role of a page that maps guest-physical memory linearly, with the rights of what it splits.
+    pub(crate) fn direct(
+        mode: PagingMode,
+        space: AddressSpace,
+        level: Level,
+        rights: Rights,
+    ) -> Self {
+        Self(Self::indirect(mode, space, level, rights).0 | Self::DIRECT)
+    }
+
+    /// Makes the role of the four-entry root under which a guest without paging runs.
+    pub(crate) fn pae_root(mode: PagingMode, space: AddressSpace) -> Self {
+        Self(Self::direct(mode, space, Level::L3, Rights::all()).0 | Self::PAE_ROOT)
+    }
+
+    fn mode_bits(mode: PagingMode) -> u32 {
+        (mode.format() as u32) << 16 | u32::from(mode.rules().bits()) << 19
+    }
+
+    /// Returns the role of the page below, for an entry that leads to a guest table with `inherited` rights.
+    #[inline]
+    pub(crate) const fn child(self, level: Level, inherited: Rights, direct: bool) -> Self {
+        let kept = self.0 & !0x7f & !Self::PAE_ROOT;
+        let direct = if direct { Self::DIRECT } else { 0 };
+        Self(kept | direct | (inherited.bits() as u32) << 4 | level.get() as u32)
+    }
+
+    #[inline]
+    pub(crate) const fn level(self) -> Level {
+        match self.0 & 7 {
+            1 => Level::L1,
+            2 => Level::L2,
+            3 => Level::L3,
+            4 => Level::L4,
+            _ => Level::L5,
+        }
+    }
+    #[inline]
+    pub(crate) const fn is_direct(self) -> bool {
+        self.0 & Self::DIRECT != 0
+    }
+    #[inline]
+    pub(crate) const fn is_pae_root(self) -> bool {
+        self.0 & Self::PAE_ROOT != 0
+    }
+    #[inline]
+    pub(crate) const fn rights(self) -> Rights {
+        Rights::from_bits_truncate((self.0 >> 4) as u8 & 7)
+    }
+    #[inline]
+    pub(crate) const fn space(self) -> AddressSpace {
+        if self.0 >> 7 & 1 == 0 {
+            AddressSpace::Normal
+        } else {
+            AddressSpace::SystemManagement
+        }
+    }
+    #[inline]
+    pub(crate) const fn raw(self) -> u32 {
+        self.0
+    }
+    #[inline]
+    pub(crate) const fn from_raw(raw: u32) -> Self {
+        Self(raw)
+    }
+}
+
+impl core::fmt::Debug for Role {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(
+            f,
+            "{}{:?}",
+            if self.is_direct() { "direct " } else { "" },
+            self.level()
+        )?;
+        write!(f, " {:?} mode {:#x}", self.rights(), self.0 >> 16)
+    }
+}

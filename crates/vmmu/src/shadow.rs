@@ -1,0 +1,374 @@
+//! The shadow engine's fault: walk the guest, find or create the pages on the way, install the leaf, prefetch.
+//!
+//! Key types: [`Again`] (why an attempt is repeated), [`Way`] (what one attempt works on).
+//! Neighbours: `walk` reads the guest, `tree` finds, creates and links pages, `edge` installs, `prefetch` guesses.
+//!
+//! Invariants:
+//! 1. The walk, the look-up of pages and of the host frame hold no lock; what they found is checked again under the locks of the install.
+//! 2. The snapshot of invalidation is taken before the host frame is looked up, always in that order.
+//! 3. An attempt that fails leaves nothing half done; its debt is paid before the next one.
+
+use crate::addr::{Gfn, Gva, Index, Level};
+use crate::debt::Debt;
+use crate::edge::{Installed, Leaf, Purpose, Refused};
+use crate::error::Error;
+use crate::frames::Missing;
+use crate::host::{Host, LookupError, Need};
+use crate::mmu::Call;
+use crate::outcome::{EmulateReason, FaultOutcome};
+use crate::page::{PageId, TableState};
+use crate::paging::{GuestFormat, PagingRules};
+use crate::role::Role;
+use crate::slots::{SlotFlags, SlotView};
+use crate::spte::Spte;
+use crate::stats::{Event, Observer};
+use crate::vcpu::VcpuLocal;
+use crate::walk::{Access, GpteWidth, Rights, Walk, WalkFailure};
+
+/// How often a fault is tried before the guest is asked to try again itself.
+const ATTEMPTS: u32 = 16;
+
+/// Why an attempt did not come to an end.
+#[derive(Debug)]
+pub(crate) enum Again {
+    /// Something changed meanwhile.
+    Raced,
+    /// Something has to be flushed first.
+    Flush,
+    /// Memory has to be allocated first.
+    Missing(Missing),
+    /// The page limit is reached: pages were zapped, and the guard has to be left for their grace period.
+    NeedPages,
+    /// It cannot be done.
+    Error(Error),
+}
+
+impl From<Error> for Again {
+    fn from(error: Error) -> Self {
+        Self::Error(error)
+    }
+}
+
+impl From<Refused> for Again {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Missing(missing) => Self::Missing(missing),
+            Refused::FlushFirst => Self::Flush,
+            _ => Self::Raced,
+        }
+    }
+}
+
+/// What one attempt works on.
+#[derive(Debug)]
+pub(crate) struct Way<'w> {
+    pub(crate) gva: Gva,
+    pub(crate) access: Access,
+    pub(crate) walk: &'w Walk,
+    pub(crate) root: PageId,
+    /// The pages on the way so far: reclaim spares them.
+    pub(crate) pinned: [PageId; 5],
+    pub(crate) depth: usize,
+}
+
+impl<'m, H: Host, O: Observer> Call<'m, H, O> {
+    /// Serves a fault of a shadow-paged guest.
+    pub(crate) fn shadow_fault(
+        &self,
+        local: &mut VcpuLocal,
+        gva: Gva,
+        access: Access,
+    ) -> Result<FaultOutcome, Again> {
+        for _ in 0..ATTEMPTS {
+            let mut debt = Debt::new(self);
+            let tried = self.try_fault(local, gva, access, &mut debt);
+            debt.pay();
+            match tried {
+                Ok(outcome) => return Ok(outcome),
+                Err(Again::Raced) => {}
+                Err(Again::Flush) => self.flush_all(),
+                Err(Again::Missing(missing)) => self.provide(missing)?,
+                Err(other) => return Err(other),
+            }
+        }
+        self.count(Event::FaultRetried);
+        Ok(FaultOutcome::Retry)
+    }
+
+    fn try_fault(
+        &self,
+        local: &mut VcpuLocal,
+        gva: Gva,
+        access: Access,
+        debt: &mut Debt<'_, 'm, H, O>,
+    ) -> Result<FaultOutcome, Again> {
+        let root = self.live_root(local, debt)?;
+        let mut walk = Walk::new();
+        let memory = crate::memory::SlottedMemory {
+            call: self,
+            space: local.space,
+        };
+        match local.walker.walk_into(&memory, gva, access, &mut walk) {
+            Ok(()) => {}
+            Err(WalkFailure::Retry) => return Err(Again::Raced),
+            Err(failure) => return Ok(self.refuse(gva, failure)),
+        }
+        let gfn = walk.gfn();
+        let mut way = Way {
+            gva,
+            access,
+            walk: &walk,
+            root,
+            pinned: [root; 5],
+            depth: 1,
+        };
+        // The snapshot comes before everything that it covers: the slot, and the host frame.
+        let snapshot = self.mmu.shards.snapshot(gfn, Level::L2, &self.mmu.slots);
+        let Some(slot) = self.mmu.slots.find(local.space, gfn) else {
+            return self.device(&way, debt);
+        };
+        if access.is_write() && slot.flags.contains(SlotFlags::READ_ONLY) {
+            self.count_at(Event::FaultEmulated, gfn);
+            return Ok(FaultOutcome::EmulateMmio {
+                gpa: walk.gpa(),
+                reason: EmulateReason::ReadOnlyMemory,
+            });
+        }
+        let need = if access.is_write() {
+            Need::Write
+        } else {
+            Need::Read
+        };
+        let host = match self.mmu.host.look_up(slot.backed(gfn), need) {
+            Ok(host) => host,
+            Err(LookupError::Hole) => return self.device(&way, debt),
+            Err(_) => return Err(Error::HostMemory { gfn }.into()),
+        };
+        let Some((rights, bits)) = self.rights_of(local, &walk, access, &slot, host.writable)
+        else {
+            self.count_at(Event::FaultEmulated, gfn);
+            return Ok(FaultOutcome::EmulateWrite {
+                gpa: walk.gpa(),
+                reason: EmulateReason::Smap,
+            });
+        };
+        let largest = slot.largest(
+            gfn,
+            host.largest
+                .min(walk.leaf_level())
+                .min(self.mmu.config.largest_leaf)
+                .min(Level::L2),
+        );
+        let leaf = Leaf {
+            gfn,
+            pfn: host.pfn,
+            rights,
+            bits,
+            snapshot,
+        };
+        self.map(local, &mut way, leaf, largest, debt)
+    }
+
+    /// Answers a walk that came to no end.
+    fn refuse(&self, gva: Gva, failure: WalkFailure) -> FaultOutcome {
+        self.count(Event::FaultInjected);
+        match failure {
+            WalkFailure::Fault(fault) => FaultOutcome::InjectPageFault {
+                gva,
+                code: fault.code,
+            },
+            WalkFailure::MemoryMissing { gpa, .. } => FaultOutcome::TableMissing { gpa },
+            _ => FaultOutcome::InjectGeneralProtection,
+        }
+    }
+
+    /// Answers an access to what no slot has. What an earlier mapping left in the slot is removed and flushed first (scenario B3).
+    fn device(&self, way: &Way<'_>, debt: &mut Debt<'_, 'm, H, O>) -> Result<FaultOutcome, Again> {
+        if let Some((id, index)) = self.deepest(way.root, way.gva) {
+            let page = self.page(id);
+            let _state = page.lock.lock(&self.locks);
+            self.remove_recorded(id, index, debt);
+        }
+        debt.pay();
+        self.count_at(Event::FaultEmulated, way.walk.gfn());
+        Ok(FaultOutcome::EmulateMmio {
+            gpa: way.walk.gpa(),
+            reason: EmulateReason::NoMemory,
+        })
+    }
+
+    /// Works out a leaf's rights and bits (rule R9), or `None` where no entry can grant this access without granting another.
+    fn rights_of(
+        &self,
+        local: &VcpuLocal,
+        walk: &Walk,
+        access: Access,
+        slot: &SlotView,
+        host_writable: bool,
+    ) -> Option<(Rights, u64)> {
+        let mut rights = walk.rights();
+        let mut bits = Spte::ACCESSED;
+        let rules = local.walker.state().mode().rules();
+        if access.is_write() {
+            bits |= Spte::DIRTY;
+            if !rights.contains(Rights::WRITE) {
+                // CR0.WP = 0 and the kernel writes to a read-only page: the one exception, with a role of its own.
+                if rights.contains(Rights::USER) && rules.contains(PagingRules::SMAP) {
+                    return None;
+                }
+                if rights.contains(Rights::USER) && rules.contains(PagingRules::SMEP) {
+                    rights -= Rights::EXECUTE;
+                }
+                rights = (rights - Rights::USER) | Rights::WRITE;
+                bits |= Spte::KERNEL_WRITE;
+            }
+        } else if !walk.is_dirty() || slot.flags.contains(SlotFlags::LOG_DIRTY) {
+            // The first write has to be seen: it sets the guest's D bit, or the log's.
+            rights -= Rights::WRITE;
+        }
+        if slot.flags.contains(SlotFlags::READ_ONLY) || !host_writable {
+            rights -= Rights::WRITE;
+        }
+        Some((rights, bits))
+    }
+
+    /// Goes down from the root, making the pages on the way, and installs the leaf.
+    fn map(
+        &self,
+        local: &VcpuLocal,
+        way: &mut Way<'_>,
+        mut leaf: Leaf,
+        largest: Level,
+        debt: &mut Debt<'_, 'm, H, O>,
+    ) -> Result<FaultOutcome, Again> {
+        let exact = (leaf.gfn, leaf.pfn);
+        let (mut id, mut target) = (way.root, largest);
+        loop {
+            let role = self.page(id).role();
+            let level = role.level();
+            let index = level.index(way.gva.get());
+            let want = demand(way.walk, role, level);
+            // A region that is mapped small already stays small: its link is followed.
+            if level == target && level > Level::L1 && self.linked(id, index).is_some() {
+                target = Level::L1;
+            }
+            if level > target {
+                let (gfn, role) = want.ok_or(Again::Raced)?;
+                id = self.step(way, id, index, gfn, role, debt)?;
+                continue;
+            }
+            leaf.gfn = exact.0.align_down(level);
+            leaf.pfn = exact.1.align_down(level);
+            match self.place(way, id, level, index, &leaf) {
+                Ok(installed) => return Ok(self.done(local, way, id, installed, leaf, debt)),
+                Err(Refused::TooLarge) => target = Level::L1,
+                Err(Refused::Occupied) => {
+                    let page = self.page(id);
+                    let state = page.lock.lock(&self.locks);
+                    self.remove_recorded(id, index, debt);
+                    drop(state);
+                    return Err(Again::Raced);
+                }
+                Err(Refused::Tracked) => {
+                    if !self.make_unsync(leaf.gfn) {
+                        self.count_at(Event::FaultEmulated, leaf.gfn);
+                        return Ok(FaultOutcome::EmulateWrite {
+                            gpa: way.walk.gpa(),
+                            reason: EmulateReason::GuestTable,
+                        });
+                    }
+                }
+                Err(refused) => return Err(refused.into()),
+            }
+        }
+    }
+
+    /// Installs the leaf in a slot, if the guest's entry is still what the walk saw.
+    fn place(
+        &self,
+        way: &Way<'_>,
+        id: PageId,
+        level: Level,
+        index: Index,
+        leaf: &Leaf,
+    ) -> Result<Installed, Refused> {
+        let page = self.page(id);
+        let purpose = if way.access.is_write() {
+            Purpose::Write
+        } else {
+            Purpose::Any
+        };
+        let mut state = page.lock.lock(&self.locks);
+        if !page.is_alive() {
+            return Err(Refused::Stale);
+        }
+        if !page.role().is_direct() {
+            self.recheck(way, level, page.role(), index, &mut state)?;
+        }
+        self.install_leaf(id, index, leaf, purpose)
+    }
+
+    /// Re-reads the guest's entry of `level` under the table lock: unchanged but for A and D, or the install is stale.
+    pub(crate) fn recheck(
+        &self,
+        way: &Way<'_>,
+        level: Level,
+        role: Role,
+        index: Index,
+        state: &mut TableState,
+    ) -> Result<(), Refused> {
+        let record = way.walk.record(level).ok_or(Refused::Stale)?;
+        let now = self
+            .read_gpte(role, record.at, GpteWidth::Bytes8)
+            .map_err(|_| Refused::Stale)?;
+        if !now.same_but_for_ad(record.gpte) {
+            return Err(Refused::Stale);
+        }
+        if let Some(copy) = state.copy.as_deref_mut() {
+            copy[index.get() % 512] = now.raw();
+        }
+        Ok(())
+    }
+
+    /// Counts what a fault achieved, and prefetches its neighbours.
+    fn done(
+        &self,
+        local: &VcpuLocal,
+        way: &Way<'_>,
+        id: PageId,
+        installed: Installed,
+        leaf: Leaf,
+        debt: &mut Debt<'_, 'm, H, O>,
+    ) -> FaultOutcome {
+        let page = self.page(id);
+        match installed {
+            Installed::Present => self.count_at(Event::FaultSpurious, leaf.gfn),
+            Installed::Widened => self.count_at(Event::FaultFixed, leaf.gfn),
+            Installed::New => {
+                self.count_at(Event::FaultFixed, leaf.gfn);
+                if page.role().level() == Level::L1
+                    && !page.role().is_direct()
+                    && self.mmu.config.prefetch != 0
+                {
+                    self.prefetch(local, id, Level::L1.index(way.gva.get()), debt);
+                }
+            }
+        }
+        FaultOutcome::Resume
+    }
+}
+
+/// Returns the gfn and role of the page below an entry of `level`, as the walk demands.
+fn demand(walk: &Walk, role: Role, level: Level) -> Option<(Gfn, Role)> {
+    let below = level.below()?;
+    if walk.format() != GuestFormat::Off && level > walk.leaf_level() {
+        let record = walk.record(below)?;
+        return Some((record.table(), role.child(below, record.inherited, false)));
+    }
+    let dirty = if walk.is_dirty() {
+        walk.rights()
+    } else {
+        walk.rights() - Rights::WRITE
+    };
+    Some((walk.gfn().align_down(level), role.child(below, dirty, true)))
+}

@@ -1,0 +1,279 @@
+//! Memory slots: which guest frames are RAM, read-only RAM, or nothing (a device's).
+//!
+//! Key types: [`SlotConfig`] (what an embedder asks for), [`SlotTable`] (all slots of a VM), [`SlotView`] (a copy that a fault works with).
+//! Neighbours: [`crate::host`] names the memory behind a slot, `invalidate` removes what is mapped from a slot that changes.
+//!
+//! A slot's fields are atomics behind a sequence count, so that a look-up takes no lock and writes nothing.
+//!
+//! Invariants:
+//! 1. Slots of one address space do not overlap.
+//! 2. `sequence` is odd while a slot changes; a look-up that saw it odd or changed starts over.
+//! 3. A slot's generation is never reused: what was looked up in a slot that has changed since cannot be installed.
+
+use crate::Error;
+use crate::addr::{Gfn, Level, MAX_FRAME};
+use crate::host::{BackedFrame, MemoryToken};
+use crate::sync::{AtomicU64, Kind, Lock, Locks, Ordering, fence};
+
+/// How many slots a VM may have, all address spaces together.
+pub const MAX_SLOTS: usize = if cfg!(loom) { 2 } else { 64 };
+
+/// A set of slots.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum AddressSpace {
+    /// What the guest sees in normal operation.
+    #[default]
+    Normal = 0,
+    /// What it sees in system-management mode.
+    SystemManagement = 1,
+}
+
+/// A slot's number.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct SlotId(pub(crate) u16);
+
+bitflags::bitflags! {
+    /// What a slot is like.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+    pub struct SlotFlags: u8 {
+        /// The guest cannot write: a write is answered with [`crate::FaultOutcome::EmulateMmio`].
+        const READ_ONLY = 1 << 0;
+        /// Writes are recorded in the dirty log.
+        const LOG_DIRTY = 1 << 1;
+    }
+}
+
+/// A slot as an embedder asks for it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SlotConfig {
+    /// The address space.
+    pub space: AddressSpace,
+    /// The first guest frame.
+    pub base: Gfn,
+    /// The length in 4 KiB frames.
+    pub frames: u64,
+    /// The embedder's name for the memory behind it.
+    pub token: MemoryToken,
+    /// Its flags.
+    pub flags: SlotFlags,
+}
+
+/// A slot as it was when it was looked up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct SlotView {
+    pub(crate) base: Gfn,
+    pub(crate) frames: u64,
+    pub(crate) token: MemoryToken,
+    pub(crate) flags: SlotFlags,
+    pub(crate) id: SlotId,
+}
+
+impl SlotView {
+    #[inline]
+    pub(crate) fn contains(&self, gfn: Gfn) -> bool {
+        gfn.get().wrapping_sub(self.base.get()) < self.frames
+    }
+
+    #[inline]
+    pub(crate) fn backed(&self, gfn: Gfn) -> BackedFrame {
+        BackedFrame {
+            token: self.token,
+            frame: gfn.get().wrapping_sub(self.base.get()),
+            gfn,
+        }
+    }
+
+    /// Returns the largest page around `gfn` that does not leave the slot (scenario B6).
+    #[inline]
+    pub(crate) fn largest(&self, gfn: Gfn, at_most: Level) -> Level {
+        let mut level = at_most;
+        while level > Level::L1 {
+            let start = gfn.align_down(level).get();
+            let inside =
+                start >= self.base.get() && start + level.frames() <= self.base.get() + self.frames;
+            match level.below() {
+                Some(below) if !inside => level = below,
+                _ => break,
+            }
+        }
+        level
+    }
+}
+
+#[derive(Debug, Default)]
+struct Fields {
+    /// The length in frames; zero: the slot is free.
+    frames: AtomicU64,
+    base: AtomicU64,
+    token: AtomicU64,
+    /// Flags in the low byte, the address space above.
+    kind: AtomicU64,
+}
+
+/// All slots of a VM.
+#[derive(Debug)]
+pub(crate) struct SlotTable {
+    fields: [Fields; MAX_SLOTS],
+    /// One more than the highest slot in use, so that a look-up stops early.
+    used: AtomicU64,
+    sequence: AtomicU64,
+    edit: Lock<()>,
+}
+
+impl SlotTable {
+    pub(crate) fn new() -> Self {
+        Self {
+            fields: core::array::from_fn(|_| Fields::default()),
+            used: AtomicU64::new(0),
+            sequence: AtomicU64::new(0),
+            edit: Lock::new(Kind::Leaf, ()),
+        }
+    }
+
+    /// Finds the slot of `gfn`. No lock; starts over when a slot changes meanwhile.
+    #[inline]
+    pub(crate) fn find(&self, space: AddressSpace, gfn: Gfn) -> Option<SlotView> {
+        loop {
+            // Acquire: pairs with the Release that ends an edit; without it fields from before the edit could be read.
+            let sequence = self.sequence.load(Ordering::Acquire);
+            let found = self.scan(|slot, at| at == space && slot.contains(gfn));
+            // The fence keeps the field loads above the second look; pairs with the fence in `edit`.
+            fence(Ordering::Acquire);
+            if sequence & 1 == 0 && self.sequence.load(Ordering::Relaxed) == sequence {
+                return found;
+            }
+            core::hint::spin_loop();
+            #[cfg(loom)]
+            loom::thread::yield_now();
+        }
+    }
+
+    /// Returns the number of edits so far, doubled, odd while one runs: what an install compares.
+    #[inline]
+    pub(crate) fn generation(&self) -> u64 {
+        self.sequence.load(Ordering::Acquire)
+    }
+
+    #[inline]
+    fn scan(&self, mut wanted: impl FnMut(&SlotView, AddressSpace) -> bool) -> Option<SlotView> {
+        let used = (self.used.load(Ordering::Relaxed) as usize).min(MAX_SLOTS);
+        for (i, f) in self.fields[..used].iter().enumerate() {
+            let kind = f.kind.load(Ordering::Relaxed);
+            let view = SlotView {
+                base: Gfn::new(f.base.load(Ordering::Relaxed)),
+                frames: f.frames.load(Ordering::Relaxed),
+                token: MemoryToken(f.token.load(Ordering::Relaxed)),
+                flags: SlotFlags::from_bits_truncate(kind as u8),
+                id: SlotId(i as u16),
+            };
+            let space = if kind >> 8 == 0 {
+                AddressSpace::Normal
+            } else {
+                AddressSpace::SystemManagement
+            };
+            if wanted(&view, space) {
+                return Some(view);
+            }
+        }
+        None
+    }
+
+    /// Returns slot `id`, if it is in use.
+    pub(crate) fn get(&self, id: SlotId) -> Option<(SlotView, AddressSpace)> {
+        let mut found = None;
+        self.scan(|slot, space| {
+            let hit = slot.id == id && slot.frames != 0;
+            if hit {
+                found = Some((*slot, space));
+            }
+            hit
+        });
+        found
+    }
+
+    /// Visits every slot in use.
+    pub(crate) fn for_each(&self, mut visit: impl FnMut(&SlotView, AddressSpace)) {
+        self.scan(|slot, space| {
+            if slot.frames != 0 {
+                visit(slot, space);
+            }
+            false
+        });
+    }
+
+    /// Adds a slot.
+    pub(crate) fn add(&self, locks: &Locks, config: &SlotConfig) -> Result<SlotId, Error> {
+        let range = Error::SlotRange {
+            base: config.base,
+            frames: config.frames,
+        };
+        let end = config.base.get().checked_add(config.frames).ok_or(range)?;
+        // The very last frame is the record's "nothing".
+        if config.frames == 0 || end > MAX_FRAME {
+            return Err(range);
+        }
+        let _edit = self.edit.lock(locks);
+        let overlap = self.scan(|slot, space| {
+            space == config.space
+                && slot.base.get() < end
+                && config.base.get() < slot.base.get() + slot.frames
+        });
+        if overlap.is_some() {
+            return Err(Error::SlotOverlap {
+                base: config.base,
+                space: config.space,
+            });
+        }
+        let free = self
+            .fields
+            .iter()
+            .position(|f| f.frames.load(Ordering::Relaxed) == 0)
+            .ok_or(Error::TooManySlots)?;
+        self.change(|| {
+            self.write(free, config);
+            self.used.fetch_max(free as u64 + 1, Ordering::Relaxed);
+        });
+        Ok(SlotId(free as u16))
+    }
+
+    /// Changes a slot's flags, or removes it (`None`).
+    pub(crate) fn update(
+        &self,
+        locks: &Locks,
+        id: SlotId,
+        flags: Option<SlotFlags>,
+    ) -> Result<(), Error> {
+        let _edit = self.edit.lock(locks);
+        let (slot, space) = self.get(id).ok_or(Error::NoSuchSlot(id))?;
+        let config = SlotConfig {
+            space,
+            base: slot.base,
+            frames: if flags.is_some() { slot.frames } else { 0 },
+            token: slot.token,
+            flags: flags.unwrap_or_default(),
+        };
+        self.change(|| self.write(id.0 as usize, &config));
+        Ok(())
+    }
+
+    fn write(&self, at: usize, config: &SlotConfig) {
+        let f = &self.fields[at];
+        f.base.store(config.base.get(), Ordering::Relaxed);
+        f.frames.store(config.frames, Ordering::Relaxed);
+        f.token.store(config.token.0, Ordering::Relaxed);
+        f.kind.store(
+            (config.space as u64) << 8 | u64::from(config.flags.bits()),
+            Ordering::Relaxed,
+        );
+    }
+
+    /// Runs `edit` with the sequence odd. The caller holds the edit lock.
+    fn change(&self, edit: impl FnOnce()) {
+        self.sequence.fetch_add(1, Ordering::Relaxed);
+        // Pairs with the fence in `find`: who sees a new field sees the odd sequence.
+        fence(Ordering::Release);
+        edit();
+        // Release: pairs with the Acquire in `find`.
+        self.sequence.fetch_add(1, Ordering::Release);
+    }
+}

@@ -1,0 +1,194 @@
+//! Atomics, locks and cells: the one module that knows loom.
+//!
+//! Key types: [`Lock`] with its [`Kind`] (the rank), [`Locks`] (which of them the running call holds, and how many it took), [`Claim`]
+//! (exclusive use of a vCPU, never waited for), [`OnceBox`].
+//!
+//! Invariants:
+//! 1. Lock order: [`Kind::Table`], then [`Kind::Gfn`], then [`Kind::Leaf`]; never two of one kind. Debug builds check it.
+//! 2. Everything that must not happen under a lock (allocation, flush, a guest access that may block) asserts [`Locks::assert_none`].
+//! 3. Nobody waits for a [`Claim`]: a second claimant is told that the vCPU is busy, so that no cycle can go through it.
+
+use core::cell::Cell;
+use core::ops::{Deref, DerefMut};
+
+#[cfg(loom)]
+pub(crate) use loom::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
+
+#[cfg(not(loom))]
+pub(crate) use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
+
+pub(crate) use once_cell::race::OnceBox;
+
+/// Counters that no protocol depends on stay invisible to loom.
+#[cfg(loom)]
+pub(crate) type Counter = core::sync::atomic::AtomicU64;
+/// Counters that no protocol depends on stay invisible to loom.
+#[cfg(not(loom))]
+pub(crate) type Counter = AtomicU64;
+
+/// What a lock guards, which is also its rank.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(crate) enum Kind {
+    /// One table: its entries appear under it.
+    Table = 0,
+    /// A stripe of guest frames: their pages, parents, rmaps and counts.
+    Gfn = 1,
+    /// VM-wide lists (unsync pages, free pages, slot edits); taken last, for a few instructions.
+    Leaf = 2,
+}
+
+/// How many kinds there are.
+pub(crate) const KINDS: usize = 3;
+
+/// The locks that one call holds, and how many of each kind it took.
+#[derive(Debug, Default)]
+pub(crate) struct Locks {
+    held: Cell<u8>,
+    taken: Cell<[u32; KINDS]>,
+}
+
+impl Locks {
+    #[inline]
+    fn enter(&self, kind: Kind) {
+        debug_assert!(
+            self.held.get() >> kind as u8 == 0,
+            "lock order: {kind:?} taken while {:#b} is held",
+            self.held.get()
+        );
+        self.held.set(self.held.get() | 1 << kind as u8);
+        let mut taken = self.taken.get();
+        taken[kind as usize] += 1;
+        self.taken.set(taken);
+    }
+
+    #[inline]
+    fn leave(&self, kind: Kind) {
+        self.held.set(self.held.get() & !(1 << kind as u8));
+    }
+
+    /// Asserts that the call holds no lock, in debug builds.
+    #[inline]
+    #[track_caller]
+    pub(crate) fn assert_none(&self) {
+        debug_assert!(
+            self.held.get() == 0,
+            "a lock is held across a wait or an allocation"
+        );
+    }
+
+    /// Returns how many locks of each kind were taken since the last call of this.
+    #[inline]
+    pub(crate) fn take_counts(&self) -> [u32; KINDS] {
+        self.taken.replace([0; KINDS])
+    }
+}
+
+#[cfg(not(loom))]
+type RawMutex<T> = spin::mutex::SpinMutex<T>;
+#[cfg(not(loom))]
+type RawGuard<'a, T> = spin::mutex::SpinMutexGuard<'a, T>;
+#[cfg(loom)]
+type RawMutex<T> = loom::sync::Mutex<T>;
+#[cfg(loom)]
+type RawGuard<'a, T> = loom::sync::MutexGuard<'a, T>;
+
+#[inline]
+fn lock_raw<T>(raw: &RawMutex<T>) -> RawGuard<'_, T> {
+    #[cfg(not(loom))]
+    {
+        raw.lock()
+    }
+    #[cfg(loom)]
+    {
+        raw.lock().expect("no panic happens under a lock")
+    }
+}
+
+#[inline]
+fn try_lock_raw<T>(raw: &RawMutex<T>) -> Option<RawGuard<'_, T>> {
+    #[cfg(not(loom))]
+    {
+        raw.try_lock()
+    }
+    #[cfg(loom)]
+    {
+        raw.try_lock().ok()
+    }
+}
+
+/// A spin lock with a rank.
+#[derive(Debug)]
+pub(crate) struct Lock<T> {
+    kind: Kind,
+    raw: RawMutex<T>,
+}
+
+impl<T> Lock<T> {
+    pub(crate) fn new(kind: Kind, value: T) -> Self {
+        Self {
+            kind,
+            raw: RawMutex::new(value),
+        }
+    }
+
+    /// Takes the lock; `locks` checks the order.
+    #[inline]
+    pub(crate) fn lock<'a>(&'a self, locks: &'a Locks) -> Guard<'a, T> {
+        locks.enter(self.kind);
+        Guard {
+            raw: lock_raw(&self.raw),
+            locks,
+            kind: self.kind,
+        }
+    }
+}
+
+/// A lock that is held.
+#[derive(Debug)]
+pub(crate) struct Guard<'a, T> {
+    raw: RawGuard<'a, T>,
+    locks: &'a Locks,
+    kind: Kind,
+}
+
+impl<T> Deref for Guard<'_, T> {
+    type Target = T;
+    #[inline]
+    fn deref(&self) -> &T {
+        &self.raw
+    }
+}
+
+impl<T> DerefMut for Guard<'_, T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.raw
+    }
+}
+
+impl<T> Drop for Guard<'_, T> {
+    #[inline]
+    fn drop(&mut self) {
+        self.locks.leave(self.kind);
+    }
+}
+
+/// Something that one thread at a time uses, and that nobody waits for.
+#[derive(Debug)]
+pub(crate) struct Claim<T>(RawMutex<T>);
+
+/// A claim that was granted.
+pub(crate) type Claimed<'a, T> = RawGuard<'a, T>;
+
+impl<T> Claim<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self(RawMutex::new(value))
+    }
+
+    /// Claims the value, or returns `None` if somebody uses it now.
+    #[inline]
+    pub(crate) fn claim(&self) -> Option<Claimed<'_, T>> {
+        try_lock_raw(&self.0)
+    }
+}

@@ -1,0 +1,240 @@
+//! The tree of shadow pages: finding, creating and linking them.
+//!
+//! Neighbours: `shadow` asks for the pages on a way, `clean` makes them fit to be linked, `zap` makes room.
+//!
+//! Invariants:
+//! 1. Everything a page needs is allocated before a lock is taken; what the race made superfluous goes back.
+//! 2. A new page is counted by the gate before it is hashed, and is not clean.
+//! 3. A child of level 2 or more is linked only below a root that is as clean as the epoch.
+
+use crate::addr::{Gfn, Gva, Index, Level};
+use crate::debt::Debt;
+use crate::edge::Refused;
+use crate::error::Error;
+use crate::host::{Host, TablePlace};
+use crate::mmu::Call;
+use crate::page::{Flags, PageId, Record};
+use crate::pool::Exhausted;
+use crate::role::Role;
+use crate::shadow::{Again, Way};
+use crate::spte::Spte;
+use crate::stats::{Event, Observer};
+use crate::sync::Ordering;
+
+impl<'m, H: Host, O: Observer> Call<'m, H, O> {
+    /// Returns the page that a slot links, if it links one.
+    #[inline]
+    pub(crate) fn linked(&self, id: PageId, index: Index) -> Option<PageId> {
+        let page = self.page(id);
+        let spte = self.load(page, index);
+        if !spte.is_present() || (spte.has(Spte::LARGE) && page.role().level() > Level::L1) {
+            return None;
+        }
+        match page.record(index) {
+            Record::Link(child) => Some(child),
+            _ => None,
+        }
+    }
+
+    /// Follows a slot to the page that the walk demands there, creating and linking it if need be.
+    #[inline]
+    pub(crate) fn step(
+        &self,
+        way: &mut Way<'_>,
+        id: PageId,
+        index: Index,
+        gfn: Gfn,
+        role: Role,
+        debt: &mut Debt<'_, 'm, H, O>,
+    ) -> Result<PageId, Again> {
+        // No lock: whatever the record says, a page that is what the walk demands is the right one.
+        let child = match self.linked(id, index) {
+            Some(child) if self.page(child).is_for(gfn, role) => child,
+            _ => self.grow(way, id, index, gfn, role, debt)?,
+        };
+        let page = self.page(child);
+        if page.used.load(Ordering::Relaxed) == 0 {
+            page.used.store(1, Ordering::Relaxed);
+        }
+        if page.writes.load(Ordering::Relaxed) != 0 {
+            page.writes.store(0, Ordering::Relaxed);
+        }
+        if way.depth < way.pinned.len() {
+            way.pinned[way.depth] = child;
+            way.depth += 1;
+        }
+        Ok(child)
+    }
+
+    fn grow(
+        &self,
+        way: &mut Way<'_>,
+        id: PageId,
+        index: Index,
+        gfn: Gfn,
+        role: Role,
+        debt: &mut Debt<'_, 'm, H, O>,
+    ) -> Result<PageId, Again> {
+        let child = self.find_or_create(gfn, role, &way.pinned, debt)?;
+        for _ in 0..4 {
+            if !self.page(child).flags().contains(Flags::CLEAN) {
+                let _ = self.make_clean(child, debt);
+            }
+            if role.level() > Level::L1 && !role.is_direct() {
+                self.clean_root(way.root, debt);
+            }
+            debt.pay();
+            match self.link_checked(way, id, index, child, (gfn, role), debt) {
+                Ok(_) => return Ok(child),
+                Err(Refused::Unclean | Refused::Occupied) => {}
+                Err(refused) => return Err(refused.into()),
+            }
+        }
+        Err(Again::Raced)
+    }
+
+    fn link_checked(
+        &self,
+        way: &Way<'_>,
+        id: PageId,
+        index: Index,
+        child: PageId,
+        (gfn, role): (Gfn, Role),
+        debt: &mut Debt<'_, 'm, H, O>,
+    ) -> Result<(), Refused> {
+        let page = self.page(id);
+        let mut state = page.lock.lock(&self.locks);
+        if !page.is_alive() {
+            return Err(Refused::Stale);
+        }
+        if !page.role().is_direct() {
+            self.recheck(way, page.role().level(), page.role(), index, &mut state)?;
+        }
+        match self.link(id, index, child, gfn, role) {
+            Err(Refused::Occupied) => {
+                self.remove_recorded(id, index, debt);
+                Err(Refused::Occupied)
+            }
+            linked => linked.map(|_| ()),
+        }
+    }
+
+    /// Finds the page of a gfn and role, or makes one.
+    pub(crate) fn find_or_create(
+        &self,
+        gfn: Gfn,
+        role: Role,
+        pinned: &[PageId],
+        debt: &mut Debt<'_, 'm, H, O>,
+    ) -> Result<PageId, Again> {
+        if let Some(id) = self
+            .mmu
+            .frames
+            .lock(&self.locks, gfn)
+            .find(&self.mmu.pool, gfn, role)
+        {
+            return Ok(id);
+        }
+        let id = match self.take_page() {
+            Ok(id) => id,
+            Err(Exhausted::Memory(error)) => return Err(error.into()),
+            Err(Exhausted::Limit) => {
+                if self.reclaim(pinned, debt) == 0 && self.mmu.grace.waiting() == 0 {
+                    return Err(Error::PageLimit {
+                        limit: self.mmu.pool.limit(),
+                    }
+                    .into());
+                }
+                return Err(Again::NeedPages);
+            }
+        };
+        self.locks.assert_none();
+        let place = if role.is_pae_root() {
+            TablePlace::Below4Gib
+        } else {
+            TablePlace::Anywhere
+        };
+        let table = match self.mmu.host.allocate_table(place) {
+            Ok(table) => table,
+            Err(out) => {
+                self.mmu.pool.put(&self.locks, id);
+                return Err(Error::from(out).into());
+            }
+        };
+        let page = self.page(id);
+        page.assign(gfn, role, table);
+        // Made now, because it must not be allocated under a lock later.
+        let _ = self.mmu.decoder(role);
+        if !role.is_direct() {
+            self.mmu.gate.create();
+        }
+        self.publish(id, gfn, role).inspect(|made| {
+            if *made == id {
+                self.count_at(Event::Create, gfn);
+            }
+        })
+    }
+
+    /// Hashes a new page, unless another CPU was faster.
+    fn publish(&self, id: PageId, gfn: Gfn, role: Role) -> Result<PageId, Again> {
+        let page = self.page(id);
+        let lost = loop {
+            let mut stripe = self.mmu.frames.lock(&self.locks, gfn);
+            if let Some(other) = stripe.find(&self.mmu.pool, gfn, role) {
+                break Ok(other);
+            }
+            match stripe.hash(id, page) {
+                Ok(()) => {
+                    let clean = if role.is_direct() {
+                        Flags::CLEAN
+                    } else {
+                        Flags::empty()
+                    };
+                    page.set_flags(Flags::ALIVE | clean);
+                    return Ok(id);
+                }
+                Err(missing) => {
+                    drop(stripe);
+                    if let Err(error) = self.provide(missing) {
+                        break Err(error);
+                    }
+                }
+            }
+        };
+        if !role.is_direct() {
+            self.mmu.gate.destroy();
+        }
+        self.give_back(id);
+        Ok(lost?)
+    }
+
+    /// Goes down as far as there are links, and returns the last page and the slot of `gva` in it.
+    pub(crate) fn deepest(&self, root: PageId, gva: Gva) -> Option<(PageId, Index)> {
+        let mut id = root;
+        for _ in 0..5 {
+            let index = self.page(id).role().level().index(gva.get());
+            match self.linked(id, index) {
+                Some(child) => id = child,
+                None => return Some((id, index)),
+            }
+        }
+        None
+    }
+
+    /// Derives anew every entry on the way to `gva`, from the root down: what INVLPG promises for its CPU.
+    pub(crate) fn derive_way(&self, root: PageId, gva: Gva, debt: &mut Debt<'_, 'm, H, O>) {
+        let mut id = root;
+        for _ in 0..5 {
+            let page = self.page(id);
+            let index = page.role().level().index(gva.get());
+            let decoder = self.mmu.decoder(page.role());
+            let mut state = page.lock.lock(&self.locks);
+            let present = self.derive_one(id, index, decoder, &mut state, debt);
+            drop(state);
+            match self.linked(id, index) {
+                Some(child) if present => id = child,
+                _ => return,
+            }
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Zapping pages: unhash, unlink, empty, flush, retire; and reclaim, which zaps for the page limit.
+//!
+//! Invariants:
+//! 1. Whoever clears ALIVE under the gfn lock owns the page's end; nobody else empties it.
+//! 2. Every parent edge is gone before the lock is dropped: no dead page is linked.
+//! 3. The table lock is held for at most 64 entries at a time.
+//! 4. A dead page reaches the allocator only through a debt and a grace period.
+
+use crate::addr::{Gfn, Index};
+use crate::debt::Debt;
+use crate::host::Host;
+use crate::mmu::Call;
+use crate::page::{Flags, PRESENT_WORDS, PageId};
+use crate::pool::Exhausted;
+use crate::rmap::Head;
+use crate::stats::{Event, Observer};
+use crate::sync::Ordering;
+
+/// How many pages reclaim frees at once.
+const RECLAIM_BATCH: u32 = 8;
+
+impl<'m, H: Host, O: Observer> Call<'m, H, O> {
+    /// Zaps a page; tells whether this call did. The page is buried in the debt.
+    pub(crate) fn zap(&self, id: PageId, debt: &mut Debt<'_, 'm, H, O>) -> bool {
+        if !self.kill(id, debt) {
+            return false;
+        }
+        self.empty(id, debt);
+        debt.bury(id);
+        true
+    }
+
+    /// Ends a page's life: from here on it is not found, not linked, not counted.
+    fn kill(&self, id: PageId, debt: &mut Debt<'_, 'm, H, O>) -> bool {
+        let page = self.page(id);
+        let gfn = page.gfn();
+        let mut stripe = self.mmu.frames.lock(&self.locks, gfn);
+        let flags = page.flags();
+        if !flags.contains(Flags::ALIVE) {
+            return false;
+        }
+        debt.owe();
+        page.set_flags(flags & Flags::ROOT);
+        stripe.unhash(&self.mmu.pool, id, page);
+        while let Some(edge) = stripe
+            .nodes
+            .first(Head(page.parents.load(Ordering::Relaxed)))
+        {
+            self.remove(&mut stripe, edge, debt);
+        }
+        if flags.contains(Flags::COUNTED) {
+            stripe.retrack(&self.mmu.pool, gfn);
+        }
+        if flags.contains(Flags::LISTED) {
+            self.mmu.unsync.remove(&self.locks, id);
+        }
+        true
+    }
+
+    /// Removes every entry of a dead page.
+    fn empty(&self, id: PageId, debt: &mut Debt<'_, 'm, H, O>) {
+        let page = self.page(id);
+        let mut copy = None;
+        for word in 0..PRESENT_WORDS {
+            let mut state = page.lock.lock(&self.locks);
+            let mut bits = page.present_word(word);
+            while bits != 0 {
+                let slot = Index::truncate(word * 64 + bits.trailing_zeros() as usize);
+                bits &= bits - 1;
+                self.remove_recorded(id, slot, debt);
+            }
+            page.clear_present(word, u64::MAX);
+            copy = copy.or_else(|| state.copy.take());
+            state.window = 0;
+        }
+    }
+
+    /// Zaps every page that stands for a gfn; tells how many.
+    pub(crate) fn zap_gfn(&self, gfn: Gfn, debt: &mut Debt<'_, 'm, H, O>) -> u32 {
+        let mut zapped = 0;
+        loop {
+            let mut found = None;
+            self.mmu
+                .frames
+                .lock(&self.locks, gfn)
+                .any_page(&self.mmu.pool, gfn, |id, page| {
+                    let hit = !page.role().is_direct();
+                    if hit {
+                        found = Some(id);
+                    }
+                    hit
+                });
+            let Some(id) = found else { return zapped };
+            if self.zap(id, debt) {
+                zapped += 1;
+            }
+        }
+    }
+
+    /// Zaps pages that nobody uses now, sparing `pinned` and every vCPU's root; tells how many.
+    pub(crate) fn reclaim(&self, pinned: &[PageId], debt: &mut Debt<'_, 'm, H, O>) -> u32 {
+        let (mut zapped, limit) = (0, self.mmu.pool.limit());
+        // Twice round: the first round may only take the "used" marks away.
+        for _ in 0..limit * 2 {
+            if zapped == RECLAIM_BATCH.min(limit / 4) {
+                break;
+            }
+            let at = self.mmu.reclaim_hand.fetch_add(1, Ordering::Relaxed) % limit;
+            let Some(page) = self.mmu.pool.try_get(PageId(at)) else {
+                continue;
+            };
+            let spared = pinned.contains(&PageId(at))
+                || page.references.load(Ordering::Acquire) != 0
+                || !page.is_alive();
+            if !spared && page.used.swap(0, Ordering::Relaxed) == 0 && self.zap(PageId(at), debt) {
+                self.count_at(Event::Reclaim, page.gfn());
+                zapped += 1;
+            }
+        }
+        zapped
+    }
+
+    /// Takes a page from the pool, if the limit allows.
+    pub(crate) fn take_page(&self) -> Result<PageId, Exhausted> {
+        match self.mmu.pool.take(&self.locks) {
+            Err(Exhausted::Limit) if self.reap(1) != 0 => self.mmu.pool.take(&self.locks),
+            taken => taken,
+        }
+    }
+}
