@@ -79,7 +79,7 @@ impl Memory {
         vmcb.cr0 = state.cr0.bits();
         vmcb.cr3 = state.cr3.get();
         vmcb.cr4 = state.cr4.bits();
-        vmcb.efer = (state.efer | Efer::SVME).bits();
+        vmcb.efer = efer_in_force(state).bits();
         vmcb.nested = 1;
         vmcb.nested_cr3 = self.root.address().get();
         Ok(())
@@ -102,6 +102,15 @@ impl Memory {
     pub fn bytes(&self) -> alloc::vec::Vec<(&'static str, u64)> {
         alloc::vec![("tables", self.frames.in_use() * 4096)]
     }
+}
+
+/// Returns EFER as the control block has it: SVME set, LME hidden until paging is on.
+///
+/// The guest never notices, since its reads of EFER exit. LME without paging means nothing to the guest's execution, but QEMU's TCG
+/// (7.2) fails to restore the host's CR0 at an exit from a guest that has EFER.LME set and CR4.PAE clear.
+fn efer_in_force(state: &PagingState) -> Efer {
+    let hidden = if state.efer.contains(Efer::LMA) { Efer::empty() } else { Efer::LME };
+    (state.efer | Efer::SVME) - hidden
 }
 
 /// A step of the processor's walk.

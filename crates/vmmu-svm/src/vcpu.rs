@@ -2,10 +2,10 @@
 //!
 //! Invariants:
 //! 1. [`Vcpu::state`] is what the guest has written; the control block's CR0, CR3, CR4 and EFER are what [`crate::paging`] makes of it.
-//! 2. Under nested paging the guest loads CR3 without an exit: the control block's is the guest's, and [`Vcpu::walker`] takes it over.
+//! 2. Under nested paging the guest loads CR3 without an exit: the control block's is the guest's, and is taken over before it is used.
 
 use vmmu::addr::{Gpa, Gva};
-use vmmu::paging::{Cr0, Cr3, Cr4, Efer, PagingState, Rflags};
+use vmmu::paging::{Cr0, Cr3, Cr4, Efer, GuestFormat, PagingState, Pdptes, Rflags};
 use vmmu::walk::{Access, AccessKind, CasOutcome, Gpte, GpteError, GpteMemory, GpteWidth, Privilege, Walk, WalkFailure, Walker};
 
 use crate::arch::physical::GuestRam;
@@ -108,12 +108,6 @@ impl Vcpu {
             self.walker.set_cr3(Cr3::new(self.vmcb.cr3), None);
         }
     }
-    /// Returns the walker of the guest's tables.
-    #[inline]
-    pub fn walker(&mut self) -> &Walker {
-        self.take_over_cr3();
-        &self.walker
-    }
 
     /// Returns a general register.
     #[inline]
@@ -186,14 +180,29 @@ impl Vcpu {
     /// Translates an address of the guest on the hypervisor's own behalf.
     #[inline]
     pub fn translate(&mut self, ram: &GuestRam, gva: Gva, access: Access) -> Option<Gpa> {
-        let mut walk = Walk::new();
-        self.walker().probe(&Tables(ram), gva, access, &mut walk).ok().map(|()| walk.gpa())
+        let (walk, result) = self.probe(ram, gva, access);
+        result.ok().map(|()| walk.gpa())
     }
-    /// Walks the guest's tables for a report.
+    /// Walks the guest's tables without leaving a trace in them.
+    #[inline]
     pub fn probe(&mut self, ram: &GuestRam, gva: Gva, access: Access) -> (Walk, Result<(), WalkFailure>) {
+        self.take_over_cr3();
+        if self.paging == Paging::Nested && self.walker.decoder().format() == GuestFormat::Pae {
+            self.take_over_pdptes(ram);
+        }
         let mut walk = Walk::new();
-        let result = self.walker().probe(&Tables(ram), gva, access, &mut walk);
+        let result = self.walker.probe(&Tables(ram), gva, access, &mut walk);
         (walk, result)
+    }
+    /// Takes over the page-directory pointers as the processor uses them: under nested paging it reads them at each walk (AMD APM
+    /// vol. 2, section 15.25.10), and QEMU's TCG sets the accessed bit in them, which is reserved.
+    #[cold]
+    fn take_over_pdptes(&mut self, ram: &GuestRam) {
+        const ACCESSED: u64 = 1 << 5;
+        let cr3 = self.walker.state().cr3;
+        let root = cr3.root(GuestFormat::Pae);
+        let entry = |slot: u64| ram.load64(root.wrapping_add(slot * 8)).unwrap_or(0) & !ACCESSED;
+        self.walker.set_cr3(cr3, Some(Pdptes::new([entry(0), entry(1), entry(2), entry(3)])));
     }
 
     /// Steps over an instruction that the hypervisor has carried out.

@@ -93,7 +93,8 @@ impl Machine {
             DEBUG_EXIT if access.width == PortWidth::Dword => Err(Stop::End(End::Exit(value))),
             port if (UART..UART + 8).contains(&port) || (DEBUG_EXIT..DEBUG_EXIT + 4).contains(&port) => Ok(()),
             MARK_START => {
-                mark("start", value);
+                // The high byte is the phase, the rest how often its operation is done.
+                mark("start", value >> 24);
                 Ok(())
             }
             MARK_END => {
