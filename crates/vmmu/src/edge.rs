@@ -158,22 +158,27 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         EntryFormat::LONG.make_leaf(leaf.pfn, leaf.rights, level > Level::L1)
     }
 
-    /// Adds rights and bits to a leaf of the same frame. Under table lock and gfn lock. What would lose a right is refused as occupied.
+    /// Adds rights and bits to a leaf of the same frame. Under table lock and gfn lock.
+    ///
+    /// Rights that the leaf has and the guest's entry no longer gives stay until the guest flushes, as in a TLB. What would trade one right
+    /// for another (the exception of rule R9) is refused as occupied.
     fn widen(&self, page: &Page, slot: Index, new: Spte) -> Result<Installed, Refused> {
         let mut old = self.load(page, slot);
         loop {
             if !old.is_present() {
                 return Err(Refused::Stale);
             }
-            let lost =
-                old.raw() & !new.raw() & (Spte::WRITE | Spte::USER | Spte::KERNEL_WRITE) != 0;
-            let gained_nx = new.raw() & !old.raw() & Spte::NO_EXECUTE != 0;
-            if lost || gained_nx || !old.same_target(new) {
+            let traded = (old.raw() ^ new.raw()) & (Spte::USER | Spte::KERNEL_WRITE) != 0;
+            if traded || !old.same_target(new) {
                 return Err(Refused::Occupied);
             }
-            // NX may be lost here: fetches are a right too.
-            let wide = Spte::new(old.raw() & !Spte::NO_EXECUTE | new.raw());
-            if wide == old {
+            let executable = if new.has(Spte::NO_EXECUTE) {
+                old
+            } else {
+                old.without(Spte::NO_EXECUTE)
+            };
+            let wide = executable.with(new.raw() & (Spte::WRITE | Spte::HARDWARE));
+            if (wide.raw() ^ old.raw()) & !Spte::HARDWARE == 0 {
                 return Ok(Installed::Present);
             }
             match self
@@ -181,9 +186,6 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
                 .host
                 .compare_exchange(page.table(), slot, old.raw(), wide.raw())
             {
-                Ok(_) if (wide.raw() ^ old.raw()) & !Spte::HARDWARE == 0 => {
-                    return Ok(Installed::Present);
-                }
                 Ok(_) => return Ok(Installed::Widened),
                 Err(found) => old = Spte::new(found),
             }

@@ -36,6 +36,9 @@ const IN_GUEST: u32 = 1;
 /// How many roots a vCPU remembers besides the loaded one.
 const PREVIOUS: usize = if cfg!(loom) { 1 } else { 7 };
 
+/// How often a fault at the page limit looks for a page whose grace period is over before it gives up.
+const PATIENCE: u32 = 1 << 20;
+
 /// What others see of a vCPU.
 #[derive(Debug)]
 pub(crate) struct VcpuShared {
@@ -166,6 +169,11 @@ impl<'m, H: Host, O: Observer> Vcpu<'m, H, O> {
                     if outside.reap(8) == 0 {
                         self.mmu.host.relax(round);
                         round = round.saturating_add(1);
+                    }
+                    if round > PATIENCE {
+                        return Err(Error::PageLimit {
+                            limit: self.mmu.pool.limit(),
+                        });
                     }
                 }
             }
