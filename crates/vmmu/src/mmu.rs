@@ -54,6 +54,8 @@ pub struct Mmu<H: Host, O: Observer = ()> {
     pub(crate) epoch: AtomicU64,
     /// Flushes owed by anybody: raised before the first SPTE is removed or narrowed, lowered after the flush.
     pub(crate) flush_pending: AtomicU32,
+    /// Pages made so far.
+    pub(crate) births: AtomicU64,
     /// Where reclaim looks next.
     pub(crate) reclaim_hand: AtomicU32,
     pub(crate) direct: DirectRoots,
@@ -100,6 +102,7 @@ impl<H: Host, O: Observer> Mmu<H, O> {
             unsync: UnsyncList::new(config.unsync_limit),
             epoch: AtomicU64::new(1),
             flush_pending: AtomicU32::new(0),
+            births: AtomicU64::new(1),
             reclaim_hand: AtomicU32::new(0),
             direct: DirectRoots::new(),
             vcpus: vcpus.into_boxed_slice(),

@@ -172,6 +172,8 @@ pub(crate) struct Page {
     pub(crate) chain: AtomicU32,
     /// The epoch in which the page was retired, see `retire`.
     pub(crate) stamp: AtomicU64,
+    /// The number of pages made before this one: tells old pages from new ones while everything is zapped.
+    pub(crate) birth: AtomicU64,
     /// Not 0 if the page was found since reclaim last looked.
     pub(crate) used: AtomicU8,
     /// The epoch as of which the tree below this root is clean.
@@ -198,6 +200,7 @@ impl Page {
             writes: AtomicU32::new(0),
             chain: AtomicU32::new(0),
             stamp: AtomicU64::new(0),
+            birth: AtomicU64::new(0),
             used: AtomicU8::new(0),
             clean_at: AtomicU64::new(0),
             present: core::array::from_fn(|_| AtomicU64::new(0)),

@@ -139,8 +139,12 @@ impl Pool {
     }
 
     /// Returns every page number that was ever handed out.
+    pub(crate) fn numbers(&self, locks: &Locks) -> core::ops::Range<u32> {
+        0..self.free.lock(locks).fresh
+    }
+
+    /// Returns every page that was ever handed out.
     pub(crate) fn ids(&self, locks: &Locks) -> impl Iterator<Item = PageId> + use<> {
-        let fresh = self.free.lock(locks).fresh;
-        (0..fresh).map(PageId)
+        self.numbers(locks).map(PageId)
     }
 }

@@ -163,6 +163,10 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         };
         let page = self.page(id);
         page.assign(gfn, role, table);
+        page.birth.store(
+            self.mmu.births.fetch_add(1, Ordering::Relaxed),
+            Ordering::Relaxed,
+        );
         // Made now, because it must not be allocated under a lock later.
         let _ = self.mmu.decoder(role);
         if !role.is_direct() {

@@ -6,20 +6,77 @@
 //! 3. The table lock is held for at most 64 entries at a time.
 //! 4. A dead page reaches the allocator only through a debt and a grace period.
 
-use crate::addr::{Gfn, Index};
+use crate::addr::{Gfn, Index, MAX_FRAME};
+use crate::config::Engine;
 use crate::debt::Debt;
 use crate::host::Host;
-use crate::mmu::Call;
+use crate::mmu::{Call, Mmu};
 use crate::page::{Flags, PRESENT_WORDS, PageId};
 use crate::pool::Exhausted;
 use crate::rmap::Head;
 use crate::stats::{Event, Observer};
-use crate::sync::Ordering;
+use crate::sync::{Locks, Ordering};
+use core::ops::Range;
 
 /// How many pages reclaim frees at once.
 const RECLAIM_BATCH: u32 = 8;
 
+/// How many pages are zapped before their flush is paid for.
+const STEP: usize = 16;
+
+impl<H: Host, O: Observer> Mmu<H, O> {
+    /// Zaps every shadow page that exists now, in bounded steps, while guests run; returns how many.
+    ///
+    /// The loaded roots go first, so that vCPUs choose new ones and build new trees meanwhile; each step pays its own flush before the next begins.
+    /// The direct engine keeps its tables and empties them.
+    pub fn zap_all(&self) -> u64 {
+        let before = self.births.load(Ordering::Acquire);
+        let mut zapped = 0;
+        if self.config.engine != Engine::Shadow {
+            drop(self.invalidate_begin(Gfn::new(0), MAX_FRAME));
+            return 0;
+        }
+        for loaded in [true, false] {
+            let ids: Range<u32> = self.pool.numbers(&Locks::default());
+            let mut next = ids.start;
+            while next < ids.end {
+                let until = (next + STEP as u32).min(ids.end);
+                zapped += self.call().zap_step(next..until, before, loaded);
+                next = until;
+            }
+        }
+        zapped
+    }
+
+    /// Zaps every shadow page that stands for a guest frame; returns how many.
+    pub fn zap_frame(&self, gfn: Gfn) -> u32 {
+        let call = self.call();
+        let mut debt = Debt::new(&call);
+        let zapped = call.zap_gfn(gfn, &mut debt);
+        debt.pay();
+        zapped
+    }
+}
+
 impl<'m, H: Host, O: Observer> Call<'m, H, O> {
+    /// Zaps the old pages among `ids`, only the loaded roots if `loaded`.
+    fn zap_step(&self, ids: Range<u32>, before: u64, loaded: bool) -> u64 {
+        let mut debt = Debt::new(self);
+        let mut zapped = 0;
+        for id in ids.map(PageId) {
+            let Some(page) = self.mmu.pool.try_get(id) else {
+                continue;
+            };
+            let old = page.is_alive() && page.birth.load(Ordering::Relaxed) < before;
+            let due = !loaded || page.references.load(Ordering::Acquire) != 0;
+            if old && due && self.zap(id, &mut debt) {
+                zapped += 1;
+            }
+        }
+        debt.pay();
+        zapped
+    }
+
     /// Zaps a page; tells whether this call did. The page is buried in the debt.
     pub(crate) fn zap(&self, id: PageId, debt: &mut Debt<'_, 'm, H, O>) -> bool {
         if !self.kill(id, debt) {
