@@ -1,2 +1,77 @@
-//! Runs every check of the project.
-fn main() {}
+//! Runs every check of the project: `cargo xtask test` all of them in order, the other subcommands one part each.
+//!
+//! | module | noun |
+//! |---|---|
+//! | [`part`] | the parts, and a run over several of them |
+//! | [`tally`] | what passed and failed |
+//! | [`step`] | one command, shown and counted |
+//! | [`lints`], [`tests`], [`loom`], [`mutants`], [`guests`] | the parts' content |
+//! | [`prerequisites`] | tools that must be there |
+//!
+//! Invariants:
+//! 1. The last line is `N passed, N failed`, alone; the exit status is 0 only if nothing failed and something passed.
+//! 2. What was not run is not counted. A part that ran nothing although it should have, failed.
+#![forbid(unsafe_code)]
+
+mod guests;
+mod lints;
+mod loom;
+mod mutants;
+mod part;
+mod prerequisites;
+mod step;
+mod tally;
+mod tests;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use part::Part;
+
+/// Runs the project's checks.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs everything
+    Test,
+    /// Checks the layout of the source
+    Fmt,
+    /// Runs the lints on everything, the bare-metal programs included
+    Clippy,
+    /// Builds the documentation without warnings
+    Doc,
+    /// Runs the tests that need no QEMU
+    Unit,
+    /// Runs the loom tests
+    Loom,
+    /// Breaks the library on purpose and checks that tests notice
+    Mutants(mutants::Selection),
+    /// Runs guests in QEMU
+    Qemu,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let parts = match cli.command {
+        Command::Test => Part::all(),
+        Command::Fmt => vec![Part::Fmt],
+        Command::Clippy => vec![Part::Clippy],
+        Command::Doc => vec![Part::Doc],
+        Command::Unit => vec![Part::Unit],
+        Command::Loom => vec![Part::Loom],
+        Command::Mutants(selection) => vec![Part::Mutants(selection)],
+        Command::Qemu => vec![Part::Qemu],
+    };
+    if part::run(&parts).is_success() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}

@@ -1,5 +1,6 @@
 //! A folder with stand-ins for the programs that the command starts, and runs of the command in it.
 
+use core::time::Duration;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -7,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::process::{Pid, Signal};
 use rustix::{fs as rfs, pty, termios};

@@ -1,0 +1,48 @@
+//! Guests in QEMU: Linux under both kinds of paging, and the project's own guests.
+//!
+//! Key types: [`Case`], [`Expected`]. Each case is one run of the `vmmu` command, with a time limit.
+//!
+//! Invariants:
+//! 1. The same cases run without the hypervisor first where that makes sense: if those fail, the cases are wrong.
+
+mod case;
+mod linux;
+mod own;
+
+use std::path::PathBuf;
+
+use crate::step::{cargo, root, succeeds};
+use crate::tally::Tally;
+use case::{Case, Expected};
+
+/// The kinds of paging; `native` is QEMU alone.
+const MODES: [&str; 3] = ["native", "shadow", "nested"];
+
+pub(crate) fn run() -> Tally {
+    let built = succeeds(cargo(&["build", "--release", "-p", "vmmu-cli"]));
+    if built.has_failures() {
+        return built;
+    }
+    let command = target().join("release/vmmu");
+    let mut tally = Tally::default();
+    for case in linux::cases() {
+        tally += case.run(&command);
+    }
+    match own::cases() {
+        Ok(cases) => {
+            for case in cases {
+                tally += case.run(&command);
+            }
+        }
+        Err(failed) => tally += failed,
+    }
+    tally
+}
+
+/// Returns cargo's target folder.
+fn target() -> PathBuf {
+    match std::env::var_os("CARGO_TARGET_DIR") {
+        Some(folder) => root().join(folder),
+        None => root().join("target"),
+    }
+}

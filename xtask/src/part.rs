@@ -1,0 +1,88 @@
+//! The parts of the checks, and a run over several of them.
+//!
+//! Key type: [`Part`], [`run`].
+
+use std::time::Instant;
+
+use crate::tally::Tally;
+use crate::{guests, lints, loom, mutants, prerequisites, tests};
+
+/// A part of the checks.
+#[derive(Debug, Clone)]
+pub(crate) enum Part {
+    Fmt,
+    Clippy,
+    Doc,
+    Unit,
+    Loom,
+    Mutants(mutants::Selection),
+    Qemu,
+}
+
+impl Part {
+    /// Returns every part in the order in which `cargo xtask test` runs them: cheap ones first.
+    pub(crate) fn all() -> Vec<Self> {
+        vec![
+            Self::Fmt,
+            Self::Clippy,
+            Self::Doc,
+            Self::Unit,
+            Self::Loom,
+            Self::Mutants(mutants::Selection::for_ci()),
+            Self::Qemu,
+        ]
+    }
+
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::Fmt => "fmt",
+            Self::Clippy => "clippy",
+            Self::Doc => "doc",
+            Self::Unit => "unit",
+            Self::Loom => "loom",
+            Self::Mutants(_) => "mutants",
+            Self::Qemu => "qemu",
+        }
+    }
+
+    fn run(&self) -> Tally {
+        match self {
+            Self::Fmt => lints::fmt(),
+            Self::Clippy => lints::clippy(),
+            Self::Doc => lints::doc(),
+            Self::Unit => tests::run(),
+            Self::Loom => loom::run(),
+            Self::Mutants(selection) => mutants::run(selection),
+            Self::Qemu => guests::run(),
+        }
+    }
+}
+
+/// Runs the parts, prints what each took and came to, and closes with the sum.
+pub(crate) fn run(parts: &[Part]) -> Tally {
+    let mut total = Tally::default();
+    if let Err(error) = prerequisites::check(parts) {
+        println!("{error}");
+        total += Tally::FAIL;
+        println!("{total}");
+        return total;
+    }
+    let mut lines = Vec::new();
+    for part in parts {
+        println!("\n== {} ==", part.name());
+        let start = Instant::now();
+        let tally = part.run();
+        total += tally;
+        lines.push(format!(
+            "{:8} {:>6.1} s  {tally}",
+            part.name(),
+            start.elapsed().as_secs_f64()
+        ));
+    }
+    println!("\n== summary ==");
+    for line in lines {
+        println!("{line}");
+    }
+    println!("{total}");
+    total
+}
