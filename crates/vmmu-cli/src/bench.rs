@@ -1,6 +1,6 @@
 //! `vmmu bench`: the price of paging operations natively, under shadow and under nested paging.
 //!
-//! Key function: [`bench`]. The guest is `vmmu-guest`'s `bench-guest`, which times 22 operations by the TSC;
+//! Key function: [`bench()`]. The guest is `vmmu-guest`'s `bench-guest`, which times 22 operations by the TSC;
 //! QEMU counts instructions (`-icount shift=0`), so the figures are instructions and repeat exactly.
 //!
 //! | module | noun |

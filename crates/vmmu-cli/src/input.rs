@@ -1,6 +1,6 @@
 //! From standard input to the guest's console.
 //!
-//! Key types: [`Keys`], [`ReadyWatch`].
+//! Key types: [`Keys`], `ReadyWatch`.
 //!
 //! Invariants:
 //! 1. On a terminal every key goes to the guest at once, but Ctrl-A X leaves.

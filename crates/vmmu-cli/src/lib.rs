@@ -6,7 +6,7 @@
 //! | [`workspace`], [`debian`], [`image`], [`tools`], [`progress`] | sources and cache; packages; bare-metal builds; other programs |
 //! | [`kernel`], [`cpio`], [`port`], [`initramfs`], [`bundle`] | what the guest is made of |
 //! | [`machine`], [`channel`], [`session`], [`input`], [`terminal`], [`signals`], [`tail`] | a run |
-//! | [`run`], [`stats`], [`bench`] | the subcommands |
+//! | [`run`], [`stats`], [`mod@bench`] | the subcommands |
 //!
 //! The image it builds and talks to is `vmmu-svm`; `docs/image-protocol.md` is the contract between them.
 //!

@@ -1,7 +1,7 @@
 //! One run of a machine from start to end.
 //!
 //! Key types: [`Session`] (what to show, how long), [`Record`] (what happened), [`End`].
-//! [`crate::run`] turns a record into a status, [`crate::bench`] into figures.
+//! [`crate::run`] turns a record into a status, [`mod@crate::bench`] into figures.
 //!
 //! Invariants:
 //! 1. Each line of the machine is read by a thread of its own, always, so that the machine never blocks on us.

@@ -1,6 +1,6 @@
 //! The file that `--stats` writes.
 //!
-//! Key function: [`write`].
+//! Key function: [`write()`].
 
 use std::path::Path;
 

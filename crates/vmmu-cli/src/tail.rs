@@ -11,6 +11,8 @@ pub struct Tail {
 
 const TAIL_LIMIT: usize = 16 << 10;
 const QUOTED_LINES: usize = 12;
+/// The line that a dying Linux prints before a long trace.
+const PANIC: &str = "Kernel panic";
 
 impl Tail {
     /// Keeps the last 16 KiB.
@@ -64,14 +66,16 @@ impl Tail {
             .map(str::trim_end)
             .filter(|line| !line.is_empty())
             .collect();
-        let last = &lines[lines.len().saturating_sub(QUOTED_LINES)..];
+        let (before, last) = lines.split_at(lines.len().saturating_sub(QUOTED_LINES));
+        let panic = before.iter().rfind(|line| line.contains(PANIC));
         if last.is_empty() {
             return "; its console stayed silent".to_owned();
         }
-        let shown: Vec<_> = last
-            .iter()
-            .map(|line| format!("  | {}", printable(line)))
-            .collect();
+        let shown = panic
+            .into_iter()
+            .chain(last)
+            .map(|line| format!("  | {}", printable(line)));
+        let shown: Vec<_> = shown.collect();
         format!("; the last lines of its console:\n{}", shown.join("\n"))
     }
 }
@@ -95,6 +99,15 @@ mod keeping {
         assert!(tail.bytes.len() <= 32 << 10);
         assert!(tail.text().ends_with("line 19999\n"));
         assert_eq!(tail.quoted().lines().count(), 13);
+    }
+
+    #[test]
+    fn a_panics_headline_is_quoted_however_long_the_trace() {
+        let mut tail = Tail::lines();
+        tail.push(b"boot\nKernel panic - not syncing\n");
+        tail.push(&b"trace\n".repeat(50));
+        assert!(tail.quoted().contains("| Kernel panic - not syncing\n"));
+        assert!(!tail.quoted().contains("boot"));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The bench's figures as a table for people and as JSON for programs.
 //!
-//! Key functions: [`render`], [`json`].
+//! Key functions: [`render`], [`json()`].
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use serde_json::json;
