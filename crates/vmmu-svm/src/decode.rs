@@ -92,48 +92,46 @@ pub struct Instruction {
     pub length: u8,
 }
 
-/// Decodes the instruction at `rip`; `None` if the bytes are no complete one.
+/// Decodes the instruction at `rip`, of which `bytes` has all of an instruction's length.
 #[inline]
-pub fn decode(bytes: &[u8], size: CodeSize, rip: u64, registers: &impl RegisterFile) -> Option<Instruction> {
-    recognise(bytes, size, registers).or_else(|| decode_any(bytes, size, rip, registers))
+pub fn decode(bytes: &[u8; 16], size: CodeSize, rip: u64, registers: &impl RegisterFile) -> Option<Instruction> {
+    let [a, b, c, d, ..] = *bytes;
+    recognise(u32::from_le_bytes([a, b, c, d]), size, registers).or_else(|| decode_any(&bytes[..LONGEST], size, rip, registers))
 }
 
-/// Recognises the frequent instructions by their bytes.
-#[inline]
-fn recognise(bytes: &[u8], size: CodeSize, registers: &impl RegisterFile) -> Option<Instruction> {
+/// Recognises the frequent instructions by their first four bytes.
+#[inline(always)]
+fn recognise(mut word: u32, size: CodeSize, registers: &impl RegisterFile) -> Option<Instruction> {
     let long = size == CodeSize::Bits64;
-    let (rex, at) = match *bytes.first()? {
-        rex @ 0x40..=0x4f if long => (rex, 1),
-        _ => (0, 0),
-    };
-    if *bytes.get(at)? != 0x0f {
+    let (mut rex, mut prefixes) = (0, 0);
+    if long && word & 0xf0 == 0x40 {
+        (rex, prefixes) = (word as u8, 1);
+        word >>= 8;
+    }
+    if word as u8 != 0x0f {
         return None;
     }
-    let opcode = *bytes.get(at + 1)?;
-    let answer = |operation, length: usize| Some(Instruction { operation, length: length as u8 });
-    match opcode {
-        0xa2 => return answer(Operation::Cpuid, at + 2),
-        0x30 => return answer(Operation::Wrmsr, at + 2),
-        0x32 => return answer(Operation::Rdmsr, at + 2),
-        _ => {}
-    }
-    let modrm = *bytes.get(at + 2)?;
+    let modrm = (word >> 16) as u8;
     let (mode, reg, rm) = (modrm >> 6, modrm >> 3 & 7 | (rex & 4) << 1, modrm & 7 | (rex & 1) << 3);
-    match opcode {
+    let (operation, length) = match (word >> 8) as u8 {
+        0xa2 => (Operation::Cpuid, 2),
+        0x30 => (Operation::Wrmsr, 2),
+        0x32 => (Operation::Rdmsr, 2),
         // The processor ignores the mode bits of MOV CRn.
-        0x22 => answer(Operation::MovToControl(ControlRegister(reg), Gpr(rm)), at + 3),
-        0x20 => answer(Operation::MovFromControl(ControlRegister(reg), Gpr(rm)), at + 3),
+        0x22 => (Operation::MovToControl(ControlRegister(reg), Gpr(rm)), 3),
+        0x20 => (Operation::MovFromControl(ControlRegister(reg), Gpr(rm)), 3),
         // INVLPG of a plain register: no SIB byte, no displacement, no stack segment.
         0x01 if long && mode == 0 && modrm >> 3 & 7 == 7 && rm & 7 != 4 && rm & 7 != 5 => {
-            answer(Operation::Invlpg(Gva::new(registers.general(Gpr(rm)))), at + 3)
+            (Operation::Invlpg(Gva::new(registers.general(Gpr(rm)))), 3)
         }
-        _ => None,
-    }
+        _ => return None,
+    };
+    Some(Instruction { operation, length: prefixes + length })
 }
 
-/// Decodes any instruction.
+/// Decodes any instruction; `None` if the bytes are no complete one.
 #[cold]
-fn decode_any(bytes: &[u8], size: CodeSize, rip: u64, registers: &impl RegisterFile) -> Option<Instruction> {
+pub fn decode_any(bytes: &[u8], size: CodeSize, rip: u64, registers: &impl RegisterFile) -> Option<Instruction> {
     let mut decoder = Decoder::with_ip(size as u32, bytes, rip, DecoderOptions::AMD);
     let instruction = decoder.decode();
     if instruction.is_invalid() {
@@ -208,7 +206,9 @@ mod instructions_are_recognised {
         }
     }
     fn decoded(bytes: &[u8]) -> Option<(Operation, u8)> {
-        decode(bytes, CodeSize::Bits64, 0x40_0000, &Numbered).map(|i| (i.operation, i.length))
+        let mut padded = [0x90; 16];
+        padded[..bytes.len()].copy_from_slice(bytes);
+        decode(&padded, CodeSize::Bits64, 0x40_0000, &Numbered).map(|i| (i.operation, i.length))
     }
 
     #[test]
@@ -239,7 +239,9 @@ mod instructions_are_recognised {
     #[test]
     fn both_ways_agree() {
         for bytes in [&[0x0f, 0xa2][..], &[0x44, 0x0f, 0x20, 0xc1], &[0x0f, 0x22, 0xe7], &[0x41, 0x0f, 0x01, 0x3a], &[0x0f, 0x32]] {
-            let fast = recognise(bytes, CodeSize::Bits64, &Numbered);
+            let mut word = [0x90; 4];
+            word[..bytes.len()].copy_from_slice(bytes);
+            let fast = recognise(u32::from_le_bytes(word), CodeSize::Bits64, &Numbered);
             assert!(fast.is_some());
             assert_eq!(fast, decode_any(bytes, CodeSize::Bits64, 0, &Numbered));
         }
@@ -247,14 +249,15 @@ mod instructions_are_recognised {
 
     #[test]
     fn in_32_bit_code_a_rex_byte_is_an_instruction_of_its_own() {
-        let found = decode(&[0x41, 0x0f, 0x22, 0xd8], CodeSize::Bits32, 0, &Numbered).map(|i| (i.operation, i.length));
+        let bytes = [0x41, 0x0f, 0x22, 0xd8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        let found = decode(&bytes, CodeSize::Bits32, 0, &Numbered).map(|i| (i.operation, i.length));
         assert_eq!(found, Some((Operation::Other, 1)));
     }
 
     #[test]
     fn what_is_cut_short_is_none() {
-        assert_eq!(decoded(&[0x0f]), None);
-        assert_eq!(decoded(&[0x0f, 0x01]), None);
-        assert_eq!(decoded(&[]), None);
+        for bytes in [&[0x0f][..], &[0x0f, 0x01], &[]] {
+            assert_eq!(decode_any(bytes, CodeSize::Bits64, 0, &Numbered), None);
+        }
     }
 }

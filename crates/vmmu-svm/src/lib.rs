@@ -8,7 +8,7 @@
 //! |---|---|
 //! | what the boot loader leaves | [`start_info`], [`bundle`], [`config`], [`layout`] |
 //! | loading the guest | [`load`] |
-//! | running it | [`machine`], [`vcpu`], [`vmcb`], [`exit`], [`event`], [`decode`] |
+//! | running it | [`machine`], [`vcpu`], [`vmcb`], [`exit`], [`event`], [`fetch`], [`decode`] |
 //! | what it is shown | [`cpuid`], [`control`], [`permission`] |
 //! | its memory | [`paging`], [`tables`] |
 //! | telling the command | [`channel`], [`json`], [`report`] |
@@ -31,6 +31,7 @@ pub mod cpuid;
 pub mod decode;
 pub mod event;
 pub mod exit;
+pub mod fetch;
 #[cfg(feature = "image")]
 pub mod image;
 pub mod json;

@@ -13,6 +13,7 @@ use crate::arch::world::{HostWorld, Registers, run};
 use crate::config::Paging;
 use crate::cpuid::Shape;
 use crate::decode::{self, CodeSize, Gpr, Instruction, LONGEST, RegisterFile, SegmentName};
+use crate::fetch;
 use crate::event::{Event, Exception, Merged};
 use crate::load::Entry;
 use crate::vmcb::{Segment, Vmcb};
@@ -159,32 +160,44 @@ impl Vcpu {
     pub fn decode(&mut self, ram: &GuestRam) -> Option<Instruction> {
         let at = self.instruction_address();
         let size = self.code_size();
-        let access = Access::new(AccessKind::Fetch, self.privilege());
-        let first = self.translate(ram, at, access)?;
-        let left = 4096 - at.page_offset() as usize;
-        if left > LONGEST {
-            let bytes = ram.load16(first).ok()?;
-            return decode::decode(&bytes[..LONGEST], size, self.vmcb.rip, self);
+        if at.page_offset() <= 4096 - 16 {
+            let gpa = self.fetch_address(ram, at)?;
+            return decode::decode(&ram.load16(gpa).ok()?, size, self.vmcb.rip, self);
         }
+        self.decode_across_pages(ram, at, size)
+    }
+
+    #[cold]
+    fn decode_across_pages(&mut self, ram: &GuestRam, at: Gva, size: CodeSize) -> Option<Instruction> {
         let mut bytes = [0; LONGEST];
+        let left = (4096 - at.page_offset() as usize).min(LONGEST);
         let (head, tail) = bytes.split_at_mut(left);
-        ram.read(first, head).ok()?;
-        if let Some(instruction) = decode::decode(head, size, self.vmcb.rip, self) {
+        ram.read(self.fetch_address(ram, at)?, head).ok()?;
+        if let Some(instruction) = decode::decode_any(head, size, self.vmcb.rip, self) {
             return Some(instruction);
         }
-        let second = self.translate(ram, at.wrapping_add(left as u64), access)?;
-        ram.read(second, tail).ok()?;
-        decode::decode(&bytes, size, self.vmcb.rip, self)
+        ram.read(self.fetch_address(ram, at.wrapping_add(left as u64))?, tail).ok()?;
+        decode::decode_any(&bytes, size, self.vmcb.rip, self)
+    }
+
+    /// Translates an address that the processor has fetched from.
+    #[inline]
+    fn fetch_address(&mut self, ram: &GuestRam, at: Gva) -> Option<Gpa> {
+        self.take_over_cr3();
+        if self.walker.decoder().format() == GuestFormat::Level4
+            && let Some(gpa) = fetch::walk(ram, self.walker.state().cr3.root(GuestFormat::Level4), at)
+        {
+            return Some(gpa);
+        }
+        self.translate(ram, at, Access::new(AccessKind::Fetch, self.privilege()))
     }
 
     /// Translates an address of the guest on the hypervisor's own behalf.
-    #[inline]
     pub fn translate(&mut self, ram: &GuestRam, gva: Gva, access: Access) -> Option<Gpa> {
         let (walk, result) = self.probe(ram, gva, access);
         result.ok().map(|()| walk.gpa())
     }
     /// Walks the guest's tables without leaving a trace in them.
-    #[inline]
     pub fn probe(&mut self, ram: &GuestRam, gva: Gva, access: Access) -> (Walk, Result<(), WalkFailure>) {
         self.take_over_cr3();
         if self.paging == Paging::Nested && self.walker.decoder().format() == GuestFormat::Pae {

@@ -24,6 +24,8 @@ pub struct NoMemory(pub Gpa);
 /// The guest's RAM.
 #[derive(Clone, Debug)]
 pub struct GuestRam {
+    /// The piece that starts at guest address 0, which most accesses mean.
+    first: Piece,
     pieces: Vec<Piece>,
 }
 
@@ -36,6 +38,11 @@ impl GuestRam {
     /// Translates a guest physical address, if `length` bytes from it lie in one piece.
     #[inline]
     pub fn host(&self, gpa: Gpa, length: u64) -> Option<Hpa> {
+        self.first.host(gpa, length).or_else(|| self.host_elsewhere(gpa, length))
+    }
+
+    #[cold]
+    fn host_elsewhere(&self, gpa: Gpa, length: u64) -> Option<Hpa> {
         self.pieces.iter().find_map(|piece| piece.host(gpa, length))
     }
 
@@ -202,7 +209,7 @@ pub(crate) fn claim(layout: crate::layout::Layout) -> (GuestRam, Frames) {
     assert!(!CLAIMED.swap(true, Ordering::Relaxed), "memory is claimed once");
     super::heap::extend(layout.heap.clone());
     let range = layout.tables.start.get() / PAGE_SIZE..layout.tables.end.get() / PAGE_SIZE;
-    (GuestRam { pieces: layout.guest }, Frames { range })
+    (GuestRam { first: layout.guest[0], pieces: layout.guest }, Frames { range })
 }
 
 /// Copies bytes that the boot loader left in memory.
