@@ -11,6 +11,7 @@ use crate::arch::{heap, physical, register, world};
 use crate::bundle::Bundle;
 use crate::channel::{self, End};
 use crate::config::Configuration;
+use crate::cpuid::Shape;
 use crate::layout::Layout;
 use crate::load::{Guest, load};
 use crate::machine::Machine;
@@ -58,8 +59,9 @@ fn run(info: &StartInfo) -> Result<End, String> {
     let entry = load(&guest, &*ram).map_err(|error| error.to_string())?;
 
     register::enable_svm(world::physical(&HOST_SAVE));
-    let memory = Memory::new(&configuration, &ram, TableFrames::new(frames));
-    let mut machine = Machine::new(&configuration, entry, ram, memory);
+    let shape = Shape::new(&configuration, register::cpuid);
+    let memory = Memory::new(&configuration, &shape, &ram, TableFrames::new(frames)).map_err(|error| error.to_string())?;
+    let mut machine = Machine::new(&configuration, shape, entry, ram, memory);
     channel::ready();
     let end = machine.run();
     let (mmu, mut bytes) = (machine.memory().counters(), machine.memory().bytes());

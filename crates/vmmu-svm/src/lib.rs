@@ -10,7 +10,7 @@
 //! | loading the guest | [`load`] |
 //! | running it | [`machine`], [`vcpu`], [`vmcb`], [`exit`], [`event`], [`fetch`], [`decode`] |
 //! | what it is shown | [`cpuid`], [`control`], [`permission`] |
-//! | its memory | [`paging`], [`tables`] |
+//! | its memory | [`paging`], [`host`], [`tables`] |
 //! | telling the command | [`channel`], [`json`], [`report`] |
 //! | the hardware | [`arch`], the one module with `unsafe` |
 //!
@@ -32,6 +32,7 @@ pub mod decode;
 pub mod event;
 pub mod exit;
 pub mod fetch;
+pub mod host;
 #[cfg(feature = "image")]
 pub mod image;
 pub mod json;

@@ -69,8 +69,7 @@ fn refused<T>(text: String) -> Result<T, Stop> {
 
 impl Machine {
     /// Makes a machine that is about to execute `entry`.
-    pub fn new(configuration: &Configuration, entry: Entry, ram: Arc<GuestRam>, memory: Memory) -> Self {
-        let shape = Shape::new(configuration, register::cpuid);
+    pub fn new(configuration: &Configuration, shape: Shape, entry: Entry, ram: Arc<GuestRam>, memory: Memory) -> Self {
         let paging = configuration.paging;
         let mut vcpu = Box::new(Vcpu::new(entry, &shape, paging));
         let maps = Box::new((PortMap::new(), MsrMap::new()));
@@ -101,7 +100,11 @@ impl Machine {
                 Err(Stop::End(end)) => return end,
                 Err(Stop::TripleFault) => return End::Crash(self.crash("the guest ran into a triple fault")),
             }
+            if let Err(text) = self.memory.enter(&mut self.vcpu.vmcb) {
+                return End::Refused(text);
+            }
             self.vcpu.run();
+            self.memory.exited();
             self.vcpu.vmcb.event = 0;
             let code = ExitCode::new(self.vcpu.vmcb.exit_code);
             EXITS.count(code);
@@ -151,25 +154,27 @@ impl Machine {
     }
 
     fn page_fault(&mut self) -> Result<(), Stop> {
-        let gva = Gva::new(self.vcpu.vmcb.exit_info2);
-        let code = PageFaultCode::from_bits_retain(self.vcpu.vmcb.exit_info1 as u32);
-        let answer = self.memory.page_fault(gva, code);
-        self.carry_out(gva, answer)
+        let vmcb = &self.vcpu.vmcb;
+        let (gva, code) = (Gva::new(vmcb.exit_info2), PageFaultCode::from_bits_retain(vmcb.exit_info1 as u32));
+        let answer = self.memory.page_fault(gva, code, self.vcpu.privilege(), vmcb.rip);
+        self.carry_out(answer)
     }
 
     fn nested_fault(&mut self) -> Result<(), Stop> {
-        let (gpa, code) = (Gpa::new(self.vcpu.vmcb.exit_info2), self.vcpu.vmcb.exit_info1);
-        let answer = self.memory.nested_fault(gpa, code);
-        self.carry_out(Gva::new(0), answer)
+        let vmcb = &self.vcpu.vmcb;
+        let (gpa, code) = (Gpa::new(vmcb.exit_info2), PageFaultCode::from_bits_retain(vmcb.exit_info1 as u32));
+        let answer = self.memory.nested_fault(gpa, code, vmcb.rip);
+        self.carry_out(answer)
     }
 
-    fn carry_out(&mut self, gva: Gva, answer: Answer) -> Result<(), Stop> {
+    #[inline]
+    fn carry_out(&mut self, answer: Answer) -> Result<(), Stop> {
         match answer {
             Answer::Resume => {
                 self.vcpu.resume();
                 Ok(())
             }
-            Answer::Fault(code) => self.raise(Exception::Page(gva, code)),
+            Answer::Raise(exception) => self.raise(exception),
             Answer::Refused(text) => refused(format!("{text}, at rip {:#x}", self.vcpu.vmcb.rip)),
         }
     }
@@ -192,7 +197,9 @@ impl Machine {
         let Some(Instruction { operation: Operation::Invlpg(gva), length }) = self.vcpu.decode(&self.ram) else {
             return self.changed_instruction("invlpg");
         };
-        self.memory.invalidate(gva);
+        if let Err(text) = self.memory.invalidate(gva) {
+            return refused(text);
+        }
         self.vcpu.step_over(length);
         Ok(())
     }

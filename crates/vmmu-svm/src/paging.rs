@@ -1,24 +1,43 @@
-//! Between the guest's processor and the tables that the real one walks.
+//! Between the guest's processor and the library: which registers are in force, what a fault comes to.
 //!
-//! Provisional: nested paging only, tables of 2 MiB pages made by hand at the start.
+//! | the guest's | under shadow paging | under nested paging |
+//! |---|---|---|
+//! | CR0 | PG and WP are always set | as it is |
+//! | CR3 | the library's root | as it is; nCR3 is the library's root |
+//! | CR4 | PAE is always set; without paging nothing that belongs to it | as it is |
+//! | EFER | SVME; with paging also NXE, without no LME | SVME; without paging no LME |
+//!
+//! Invariants:
+//! 1. The control block's CR3, or nCR3, is what [`Memory::enter`] took from the library for this very entry.
+//! 2. Without paging the shadow root is in PAE format, or the guest would run on raw physical memory.
 
 use alloc::format;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 
-use vmmu::addr::{Gpa, Gva, Hpa, Index, Level, Pfn};
-use vmmu::paging::{Efer, PagingState};
-use vmmu::walk::PageFaultCode;
+use vmmu::addr::{Gfn, Gpa, Gva, Hpa, Index, Level, Pfn};
+use vmmu::host::{TableMemory, VcpuId};
+use vmmu::paging::{Cr0, Cr3, Cr4, Efer, GuestFormat, PagingState};
+use vmmu::walk::{Access, AccessKind, PageFaultCode, Privilege};
+use vmmu::{
+    AddressSpace, Config, EmulateReason, Engine, Error, FaultOutcome, Mmu, SlotConfig, SlotFlags, TlbFlush, Unprotected, Vcpu,
+};
 
 use crate::arch::physical::GuestRam;
-use crate::config::Configuration;
+use crate::config::{Configuration, Paging};
+use crate::cpuid::Shape;
+use crate::event::Exception;
+use crate::host::SvmHost;
 use crate::tables::TableFrames;
 use crate::vmcb::Vmcb;
 
-/// Present, writable, user, accessed, dirty.
-const RIGHTS: u64 = 0x67;
-const LARGE: u64 = 0x80;
-const DEVICES: [u64; 3] = [0xfec0_0000, 0xfed0_0000, 0xfee0_0000];
+/// Pages of device memory that pass through: I/O APIC, HPET, local APIC.
+const DEVICES: [Gpa; 3] = [Gpa::new(0xfec0_0000), Gpa::new(0xfed0_0000), Gpa::new(0xfee0_0000)];
+/// TLB_CONTROL: flush everything as the guest is entered.
+const FLUSH_ALL: u32 = 1;
+/// How often in a row one instruction may come back because its own translation needs the table that it writes.
+const PATIENCE: u32 = 16;
 
 /// What the guest gets after a fault.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -26,91 +45,213 @@ const DEVICES: [u64; 3] = [0xfec0_0000, 0xfed0_0000, 0xfee0_0000];
 pub enum Answer {
     /// It goes on.
     Resume,
-    /// It gets this page fault.
-    Fault(PageFaultCode),
-    /// It touched what isn't there.
+    /// It gets this exception.
+    Raise(Exception),
+    /// It did what can't be served.
     Refused(String),
 }
 
 /// The memory-management unit.
 #[derive(Debug)]
 pub struct Memory {
-    frames: TableFrames,
-    root: Pfn,
+    mmu: Mmu<SvmHost>,
+    paging: Paging,
+    /// How often in a row a write to a guest table came back.
+    again: u32,
 }
 
 impl Memory {
-    /// Makes the unit.
-    pub fn new(_: &Configuration, ram: &Arc<GuestRam>, frames: TableFrames) -> Self {
-        let root = frames.allocate().expect("the first table");
-        let memory = Self { frames, root };
+    /// Makes the unit, with guest RAM and devices in its slots.
+    ///
+    /// # Errors
+    /// The library's.
+    pub fn new(configuration: &Configuration, shape: &Shape, ram: &Arc<GuestRam>, tables: TableFrames) -> Result<Self, Error> {
+        let paging = configuration.paging;
+        let engine = match paging {
+            Paging::Shadow => Engine::Shadow,
+            Paging::Nested => Engine::Npt,
+        };
+        let frames = ram.pieces().iter().map(|piece| piece.bytes / 4096).sum();
+        let mut config = Config::new(engine, 1, frames, shape.model());
+        // There is no instruction emulator: every write must make progress without.
+        config.unsync_level = Level::L4;
+        if let Some(limit) = configuration.max_pages {
+            config.max_pages = limit;
+        }
+        let mmu = Mmu::new(SvmHost::new(Arc::clone(ram), tables), config)?;
+        let slot = |base: Gpa, bytes: u64, token| SlotConfig {
+            space: AddressSpace::Normal,
+            base: Gfn::containing(base),
+            frames: bytes / 4096,
+            token,
+            flags: SlotFlags::empty(),
+        };
         for piece in ram.pieces() {
-            for offset in (0..piece.bytes).step_by(2 << 20) {
-                memory.map(piece.gpa.wrapping_add(offset), piece.hpa.wrapping_add(offset), Level::L2);
-            }
+            mmu.add_slot(&slot(piece.gpa, piece.bytes, SvmHost::ram_token(Pfn::containing(piece.hpa))))?;
         }
         for device in DEVICES {
-            memory.map(Gpa::new(device), Hpa::new(device), Level::L1);
+            mmu.add_slot(&slot(device, 4096, SvmHost::device_token(Pfn::containing(Hpa::new(device.get())))))?;
         }
-        memory
+        Ok(Self { mmu, paging, again: 0 })
     }
-    fn map(&self, gpa: Gpa, hpa: Hpa, leaf: Level) {
-        let (mut table, mut level) = (self.root, Level::L4);
-        loop {
-            let slot: Index = level.index(gpa.get());
-            let word = self.frames.frames.word(table, slot);
-            let order = core::sync::atomic::Ordering::Relaxed;
-            if level == leaf {
-                word.store(hpa.get() | RIGHTS | if leaf == Level::L1 { 0 } else { LARGE }, order);
-                return;
-            }
-            if word.load(order) == 0 {
-                word.store(self.frames.allocate().expect("a table").address().get() | RIGHTS, order);
-            }
-            table = Pfn::containing(Hpa::new(word.load(order) & 0x000f_ffff_ffff_f000));
-            level = level.below().expect("the leaf's level comes first");
-        }
+
+    #[inline]
+    fn vcpu(&self) -> Vcpu<'_, SvmHost> {
+        self.mmu.vcpu(VcpuId(0)).expect("the unit is made with one vCPU")
     }
+
     /// Puts the guest's paging registers into force.
     ///
     /// # Errors
     /// What can't be served.
     pub fn apply(&mut self, state: &PagingState, vmcb: &mut Vmcb) -> Result<(), String> {
-        vmcb.cr0 = state.cr0.bits();
-        vmcb.cr3 = state.cr3.get();
-        vmcb.cr4 = state.cr4.bits();
-        vmcb.efer = efer_in_force(state).bits();
-        vmcb.nested = 1;
-        vmcb.nested_cr3 = self.root.address().get();
+        match self.paging {
+            Paging::Nested => {
+                (vmcb.cr0, vmcb.cr3, vmcb.cr4) = (state.cr0.bits(), state.cr3.get(), state.cr4.bits());
+                vmcb.efer = nested_efer(state).bits();
+                vmcb.nested = 1;
+            }
+            Paging::Shadow => {
+                if !state.cr0.contains(Cr0::PE) {
+                    return Err("the guest wants real mode, which shadow paging doesn't serve yet".to_string());
+                }
+                vmcb.cr0 = (state.cr0 | Cr0::PG | Cr0::WP).bits();
+                (vmcb.cr4, vmcb.efer) = (shadow_cr4(state).bits(), shadow_efer(state).bits());
+            }
+        }
+        self.vcpu().set_paging(state, AddressSpace::Normal).map_err(|error| match error {
+            Error::UnsupportedFormat { format } => format!("the guest wants {} paging, which shadow paging doesn't serve yet", name(format)),
+            error => error.to_string(),
+        })
+    }
+
+    /// Serves MOV to CR3 under shadow paging.
+    ///
+    /// # Errors
+    /// What the library can't serve.
+    #[inline]
+    pub fn load_cr3(&mut self, cr3: Cr3) -> Result<(), String> {
+        self.vcpu().load_cr3(cr3).map_err(|error| error.to_string())
+    }
+
+    /// Serves INVLPG.
+    ///
+    /// # Errors
+    /// What the library can't serve.
+    #[inline]
+    pub fn invalidate(&mut self, gva: Gva) -> Result<(), String> {
+        self.vcpu().invalidate(TlbFlush::Address(gva)).map_err(|error| error.to_string())
+    }
+
+    /// Makes the control block ready for an entry.
+    ///
+    /// # Errors
+    /// What the library can't serve.
+    #[inline]
+    pub fn enter(&mut self, vmcb: &mut Vmcb) -> Result<(), String> {
+        let entry = self.vcpu().enter().map_err(|error| error.to_string())?;
+        match self.paging {
+            Paging::Shadow => vmcb.cr3 = entry.root.get(),
+            Paging::Nested => vmcb.nested_cr3 = entry.root.get(),
+        }
+        vmcb.tlb_control = if entry.flush { FLUSH_ALL } else { 0 };
         Ok(())
     }
-    /// Answers a page fault.
-    pub fn page_fault(&mut self, _: Gva, _: PageFaultCode) -> Answer {
-        Answer::Refused(String::from("shadow paging"))
-    }
-    /// Answers a nested page fault.
-    pub fn nested_fault(&mut self, gpa: Gpa, code: u64) -> Answer {
-        Answer::Refused(format!("the guest touched {gpa}, where nothing is (code {code:#x})"))
-    }
-    /// Drops translations of a page.
-    pub fn invalidate(&mut self, _: Gva) {}
-    /// Returns the counters.
-    pub fn counters(&self) -> alloc::vec::Vec<(&'static str, u64)> {
-        alloc::vec::Vec::new()
-    }
-    /// Returns what takes how many bytes.
-    pub fn bytes(&self) -> alloc::vec::Vec<(&'static str, u64)> {
-        alloc::vec![("tables", self.frames.in_use() * 4096)]
-    }
-}
 
-/// Returns EFER as the control block has it: SVME set, LME hidden until paging is on.
-///
-/// The guest never notices, since its reads of EFER exit. LME without paging means nothing to the guest's execution, but QEMU's TCG
-/// (7.2) fails to restore the host's CR0 at an exit from a guest that has EFER.LME set and CR4.PAE clear.
-fn efer_in_force(state: &PagingState) -> Efer {
-    let hidden = if state.efer.contains(Efer::LMA) { Efer::empty() } else { Efer::LME };
-    (state.efer | Efer::SVME) - hidden
+    /// Notes that the guest has exited.
+    #[inline]
+    pub fn exited(&mut self) {
+        self.vcpu().exited();
+    }
+
+    /// Answers a page fault under shadow paging.
+    #[inline]
+    pub fn page_fault(&mut self, gva: Gva, code: PageFaultCode, privilege: Privilege, rip: u64) -> Answer {
+        let access = Access::from_page_fault(code, privilege);
+        let outcome = self.vcpu().handle_fault(gva, access);
+        if outcome == Ok(FaultOutcome::Resume) {
+            self.again = 0;
+            return Answer::Resume;
+        }
+        self.carry_out(outcome, gva, rip)
+    }
+
+    /// Answers a nested page fault.
+    pub fn nested_fault(&mut self, gpa: Gpa, code: PageFaultCode, rip: u64) -> Answer {
+        let kind = if code.contains(PageFaultCode::FETCH) {
+            AccessKind::Fetch
+        } else if code.contains(PageFaultCode::WRITE) {
+            AccessKind::Write
+        } else {
+            AccessKind::Read
+        };
+        let outcome = self.vcpu().handle_nested_fault(gpa, kind);
+        self.carry_out(outcome, Gva::new(0), rip)
+    }
+
+    fn carry_out(&mut self, outcome: Result<FaultOutcome, Error>, gva: Gva, rip: u64) -> Answer {
+        match outcome {
+            Ok(FaultOutcome::Resume | FaultOutcome::Retry) => Answer::Resume,
+            Ok(FaultOutcome::InjectPageFault { gva, code }) => Answer::Raise(Exception::Page(gva, code)),
+            Ok(FaultOutcome::InjectGeneralProtection) => Answer::Raise(Exception::Protection),
+            Ok(FaultOutcome::EmulateWrite { gpa, reason: EmulateReason::GuestTable }) => self.unprotect(gpa, rip, gva),
+            Ok(FaultOutcome::EmulateMmio { gpa, .. }) => Answer::Refused(format!("the guest touched {gpa}, where nothing is")),
+            Ok(FaultOutcome::TableMissing { gpa }) => Answer::Refused(format!("a guest page table lies at {gpa}, where nothing is")),
+            Ok(outcome) => Answer::Refused(format!("no instruction emulator for {outcome:?}")),
+            Err(error) => Answer::Refused(error.to_string()),
+        }
+    }
+
+    /// Answers a write to a guest table that stays protected: without an emulator the protection goes.
+    fn unprotect(&mut self, gpa: Gpa, rip: u64, gva: Gva) -> Answer {
+        match self.vcpu().unprotect(gpa, rip, gva) {
+            Ok(Unprotected::Retry | Unprotected::NotProtected) => self.again = 0,
+            Ok(Unprotected::Again) => self.again += 1,
+            Err(error) => return Answer::Refused(error.to_string()),
+        }
+        if self.again > PATIENCE {
+            return Answer::Refused(format!("an instruction writes the table at {gpa} of its own translation"));
+        }
+        Answer::Resume
+    }
+
+    /// Returns the library's counters.
+    pub fn counters(&self) -> Vec<(&'static str, u64)> {
+        self.mmu.stats().iter().map(|(event, count)| (event.name(), count)).collect()
+    }
+
+    /// Returns what takes how many bytes.
+    pub fn bytes(&self) -> Vec<(&'static str, u64)> {
+        let stats = self.mmu.stats();
+        let tables = self.mmu.host().tables.in_use() * 4096;
+        Vec::from([("tables", tables), ("pages", stats.page_bytes), ("frames", stats.frame_bytes), ("shadow_pages", stats.pages)])
+    }
+
+    /// Walks the tables that the processor walks: by the guest virtual address under shadow paging, by the guest physical one under
+    /// nested paging.
+    pub fn walk(&self, vmcb: &Vmcb, gva: Gva, gpa: Option<Gpa>) -> Vec<Step> {
+        let long = vmcb.efer & Efer::LMA.bits() != 0;
+        let (root, address, top) = match self.paging {
+            Paging::Shadow => (vmcb.cr3, gva.get(), if long { Level::L4 } else { Level::L3 }),
+            Paging::Nested => match gpa {
+                Some(gpa) => (vmcb.nested_cr3, gpa.get(), Level::L4),
+                None => return Vec::new(),
+            },
+        };
+        let (mut table, mut level) = (Pfn::containing(Hpa::new(root)), Some(top));
+        let mut steps = Vec::new();
+        while let Some(at) = level {
+            let slot: Index = at.index(address);
+            let entry = self.mmu.host().load(table, slot);
+            steps.push(Step { level: at, table, entry });
+            if entry & 1 == 0 || entry & 0x80 != 0 {
+                break;
+            }
+            table = Pfn::containing(Hpa::new(entry & 0x000f_ffff_ffff_f000));
+            level = at.below();
+        }
+        steps
+    }
 }
 
 /// A step of the processor's walk.
@@ -124,22 +265,67 @@ pub struct Step {
     pub entry: u64,
 }
 
-impl Memory {
-    /// Walks the tables that the processor walks: those of a guest virtual address under shadow paging, of a guest physical one
-    /// under nested paging.
-    pub fn walk(&self, _: Gva, gpa: Option<Gpa>) -> alloc::vec::Vec<Step> {
-        let mut steps = alloc::vec::Vec::new();
-        let Some(address) = gpa else { return steps };
-        let (mut table, mut level) = (self.root, Some(Level::L4));
-        while let Some(at) = level {
-            let entry = self.frames.frames.word(table, at.index(address.get())).load(core::sync::atomic::Ordering::Relaxed);
-            steps.push(Step { level: at, table, entry });
-            if entry & 1 == 0 || entry & LARGE != 0 {
-                break;
-            }
-            table = Pfn::containing(Hpa::new(entry & 0x000f_ffff_ffff_f000));
-            level = at.below();
-        }
-        steps
+/// Returns EFER under nested paging: LME is hidden until paging is on.
+///
+/// The guest never notices, since its reads of EFER exit. LME without paging means nothing to the guest's execution, but QEMU's TCG
+/// (7.2) fails to restore the host's CR0 at an exit from a guest that has EFER.LME set and CR4.PAE clear.
+fn nested_efer(state: &PagingState) -> Efer {
+    let hidden = if state.efer.contains(Efer::LMA) { Efer::empty() } else { Efer::LME };
+    (state.efer | Efer::SVME) - hidden
+}
+
+/// Returns EFER under shadow paging.
+fn shadow_efer(state: &PagingState) -> Efer {
+    if state.efer.contains(Efer::LMA) {
+        // The tables in force may forbid execution where the guest's can't.
+        state.efer | Efer::SVME | Efer::NXE
+    } else {
+        (state.efer | Efer::SVME) - (Efer::LME | Efer::NXE)
+    }
+}
+
+/// Returns CR4 under shadow paging.
+fn shadow_cr4(state: &PagingState) -> Cr4 {
+    let paged = state.cr0.contains(Cr0::PG);
+    let foreign = if paged { Cr4::empty() } else { Cr4::SMEP | Cr4::SMAP | Cr4::PSE };
+    (state.cr4 | Cr4::PAE) - (foreign | Cr4::PGE)
+}
+
+/// Returns what a format is called.
+const fn name(format: GuestFormat) -> &'static str {
+    match format {
+        GuestFormat::Off => "no",
+        GuestFormat::Bits32 => "32-bit",
+        GuestFormat::Pae => "PAE",
+        GuestFormat::Level4 => "4-level",
+        GuestFormat::Level5 => "5-level",
+    }
+}
+
+#[cfg(test)]
+mod registers_in_force {
+    use super::*;
+    use vmmu::paging::{CpuFeatures, CpuModel, PhysBits};
+
+    fn state(cr0: Cr0, cr4: Cr4, efer: Efer) -> PagingState {
+        let cpu = CpuModel { phys_bits: PhysBits::MAX, features: CpuFeatures::empty() };
+        PagingState { cr0, cr4, efer, ..PagingState::reset(cpu) }
+    }
+
+    #[test]
+    fn without_paging_the_shadow_is_a_pae_table_and_long_mode_is_hidden() {
+        let state = state(Cr0::PE, Cr4::SMEP, Efer::LME | Efer::NXE);
+        assert_eq!(shadow_cr4(&state), Cr4::PAE);
+        assert_eq!(shadow_efer(&state), Efer::SVME);
+        assert_eq!(nested_efer(&state), Efer::SVME | Efer::NXE);
+    }
+
+    #[test]
+    fn with_paging_the_shadow_may_forbid_execution_and_global_pages_are_off() {
+        let long = Efer::LME | Efer::LMA;
+        let state = state(Cr0::PE | Cr0::PG, Cr4::PAE | Cr4::PGE | Cr4::SMAP, long | Efer::SCE);
+        assert_eq!(shadow_cr4(&state), Cr4::PAE | Cr4::SMAP);
+        assert_eq!(shadow_efer(&state), long | Efer::SCE | Efer::NXE | Efer::SVME);
+        assert_eq!(nested_efer(&state), long | Efer::SCE | Efer::SVME);
     }
 }

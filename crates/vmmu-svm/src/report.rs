@@ -67,7 +67,7 @@ fn write_registers(text: &mut String, vcpu: &mut Vcpu) -> fmt::Result {
 fn write_walks(text: &mut String, vcpu: &mut Vcpu, ram: &GuestRam, memory: &Memory, gva: Gva, access: Access) -> fmt::Result {
     let (walk, result) = vcpu.probe(ram, gva, access);
     let target = result.is_ok().then(|| walk.gpa());
-    let mut real = memory.walk(gva, target).into_iter();
+    let mut real = memory.walk(&vcpu.vmcb, gva, target).into_iter();
     writeln!(text, "  {:<42}the processor's tables", format!("{gva}: the guest's tables"))?;
     let mut records = walk.records();
     loop {

@@ -162,6 +162,137 @@ impl GuestRam {
     }
 }
 
+impl GuestRam {
+    /// Returns the address of a host frame that is guest RAM.
+    #[inline]
+    fn frame_pointer(&self, frame: Pfn) -> Option<*mut u8> {
+        let hpa = frame.address().get();
+        let inside = |piece: &Piece| hpa.wrapping_sub(piece.hpa.get()) < piece.bytes;
+        (inside(&self.first) || self.pieces.iter().any(inside)).then_some(hpa as *mut u8)
+    }
+    /// Returns a 64-bit word of a host frame of guest RAM; `None` if the frame is another, or the offset not aligned.
+    #[inline]
+    pub fn frame_word64(&self, frame: Pfn, offset: u16) -> Option<TableWord<'_>> {
+        if offset & 7 != 0 || offset >= 4096 {
+            return None;
+        }
+        let pointer = self.frame_pointer(frame)?.wrapping_add(usize::from(offset)).cast();
+        // SAFETY:
+        // - The frame is guest RAM, mapped for good; the word is aligned and inside it, and reached by atomic accesses only.
+        Some(TableWord(unsafe { AtomicU64::from_ptr(pointer) }))
+    }
+    #[inline]
+    fn frame_word32(&self, frame: Pfn, offset: u16) -> Option<&AtomicU32> {
+        if offset & 3 != 0 || offset >= 4096 {
+            return None;
+        }
+        let pointer = self.frame_pointer(frame)?.wrapping_add(usize::from(offset)).cast();
+        // SAFETY:
+        // - As for 64 bits.
+        Some(unsafe { AtomicU32::from_ptr(pointer) })
+    }
+    /// Loads a 32-bit word of a host frame of guest RAM (Acquire).
+    #[inline]
+    pub fn frame_load32(&self, frame: Pfn, offset: u16) -> Option<u32> {
+        Some(self.frame_word32(frame, offset)?.load(Ordering::Acquire))
+    }
+    /// Replaces `current` by `new` in a 32-bit word of a host frame of guest RAM (AcqRel).
+    #[inline]
+    pub fn frame_compare_exchange32(&self, frame: Pfn, offset: u16, current: u32, new: u32) -> Option<Result<u32, u32>> {
+        Some(self.frame_word32(frame, offset)?.compare_exchange(current, new, Ordering::AcqRel, Ordering::Acquire))
+    }
+    /// Compares the 512 words of a host frame of guest RAM with `copy` under `mask`, and sets a bit for each that differs.
+    pub fn frame_diff(&self, frame: Pfn, copy: &[u64; 512], mask: u64) -> Option<[u64; 8]> {
+        let start: *mut u64 = self.frame_pointer(frame)?.cast();
+        let mut differing = [0; 8];
+        for (group, old) in copy.as_chunks::<8>().0.iter().enumerate() {
+            let words = start.wrapping_add(group * 8);
+            if !differs(words, old, mask) {
+                continue;
+            }
+            for (offset, old) in old.iter().enumerate() {
+                // SAFETY:
+                // - As for single words.
+                let word = unsafe { AtomicU64::from_ptr(words.wrapping_add(offset)) };
+                if (word.load(Ordering::Acquire) ^ old) & mask != 0 {
+                    differing[group / 8] |= 1 << (group % 8 * 8 + offset);
+                }
+            }
+        }
+        Some(differing)
+    }
+}
+
+/// Tells whether any of eight aligned words differs from its copy under `mask`.
+///
+/// Two words a load: each of them is read at once, since an aligned 16-byte load never tears an aligned word.
+#[inline]
+fn differs(words: *const u64, copy: &[u64; 8], mask: u64) -> bool {
+    let mask = [mask, mask];
+    let any: u64;
+    // SAFETY:
+    // - The caller's words are guest RAM, 64 bytes on a 64-byte boundary; `copy` and `mask` are Rust's own, at any alignment.
+    // - In assembly, because the guest may change the words meanwhile.
+    unsafe {
+        core::arch::asm!(
+            "movdqa {a}, [{words}]",
+            "movdqu {b}, [{copy}]",
+            "pxor {a}, {b}",
+            "movdqa {c}, [{words}+16]",
+            "movdqu {b}, [{copy}+16]",
+            "pxor {c}, {b}",
+            "por {a}, {c}",
+            "movdqa {c}, [{words}+32]",
+            "movdqu {b}, [{copy}+32]",
+            "pxor {c}, {b}",
+            "por {a}, {c}",
+            "movdqa {c}, [{words}+48]",
+            "movdqu {b}, [{copy}+48]",
+            "pxor {c}, {b}",
+            "por {a}, {c}",
+            "movdqu {b}, [{mask}]",
+            "pand {a}, {b}",
+            "pshufd {b}, {a}, 0x4e",
+            "por {a}, {b}",
+            "movq {any}, {a}",
+            a = out(xmm_reg) _, b = out(xmm_reg) _, c = out(xmm_reg) _, any = lateout(reg) any,
+            words = in(reg) words, copy = in(reg) copy, mask = in(reg) &raw const mask,
+            options(nostack, readonly)
+        );
+    }
+    any != 0
+}
+
+/// A 64-bit word that the processor, or the guest, changes at any time.
+#[derive(Clone, Copy, Debug)]
+pub struct TableWord<'a>(&'a AtomicU64);
+
+impl TableWord<'_> {
+    /// Loads (Acquire).
+    #[inline]
+    pub fn load(self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+    /// Stores (Release).
+    #[inline]
+    pub fn store(self, value: u64) {
+        self.0.store(value, Ordering::Release);
+    }
+    /// Exchanges (AcqRel).
+    #[inline]
+    pub fn exchange(self, value: u64) -> u64 {
+        self.0.swap(value, Ordering::AcqRel)
+    }
+    /// Replaces `current` by `new` (AcqRel), or returns what is there (Acquire).
+    ///
+    /// # Errors
+    /// The value found.
+    #[inline]
+    pub fn compare_exchange(self, current: u64, new: u64) -> Result<u64, u64> {
+        self.0.compare_exchange(current, new, Ordering::AcqRel, Ordering::Acquire)
+    }
+}
+
 /// Frames for tables, and the words in them.
 #[derive(Debug)]
 pub struct Frames {
@@ -179,14 +310,14 @@ impl Frames {
     /// # Panics
     /// If the table isn't one of these frames: that is a bug of the hypervisor.
     #[inline]
-    pub fn word(&self, table: Pfn, slot: Index) -> &AtomicU64 {
+    pub fn word(&self, table: Pfn, slot: Index) -> TableWord<'_> {
         let frame = table.get();
         assert!(frame >= self.range.start && frame < self.range.end, "table {table} lies outside the frames for tables");
         let pointer = (frame * PAGE_SIZE + slot.get() as u64 * 8) as *mut u64;
         // SAFETY:
         // - The frame is one of those that the layout set apart for tables, and mapped; the word is aligned and inside it.
         // - Tables are reached by atomic accesses only, and by `clear` before they are anybody's.
-        unsafe { AtomicU64::from_ptr(pointer) }
+        TableWord(unsafe { AtomicU64::from_ptr(pointer) })
     }
 
     /// Fills a frame with zeros.
@@ -194,7 +325,7 @@ impl Frames {
     /// # Panics
     /// As [`Frames::word`].
     pub fn clear(&self, table: Pfn) {
-        let pointer = self.word(table, Index::truncate(0)).as_ptr();
+        let pointer = self.word(table, Index::truncate(0)).0.as_ptr();
         // SAFETY:
         // - The frame was checked; nobody walks a frame that is being allocated.
         unsafe { pointer.write_bytes(0, 512) }

@@ -66,7 +66,22 @@ impl Machine {
             }
             _ => return self.changed_instruction("control register"),
         };
+        if register == 3
+            && let Ok(state) = new
+        {
+            return self.finish_cr3(state, length);
+        }
         self.finish(new, length)
+    }
+
+    /// Steps over a MOV to CR3, which changes the root and nothing else.
+    fn finish_cr3(&mut self, state: PagingState, length: u8) -> Result<(), Stop> {
+        self.vcpu.set_state(state);
+        if let Err(text) = self.memory.load_cr3(state.cr3) {
+            return refused(text);
+        }
+        self.vcpu.step_over(length);
+        Ok(())
     }
 
     /// Answers a read of a control register, which shows the guest what it wrote.
