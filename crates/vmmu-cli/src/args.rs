@@ -57,6 +57,9 @@ pub struct RunArgs {
     /// its own /init over it)
     #[arg(long, value_name = "FILE")]
     pub initrd: Option<PathBuf>,
+    /// Which of the guest's outputs are shown; `linux` has only the console
+    #[arg(long, value_enum, default_value_t = Shown::Both)]
+    pub show: Shown,
     /// Ends the run after this time (90s, 5m)
     #[arg(long, value_name = "TIME")]
     pub timeout: Option<Limit>,
@@ -95,6 +98,7 @@ impl RunArgs {
             exec: Some(commands.to_owned()),
             append: None,
             initrd: None,
+            show: Shown::Both,
             timeout: None,
             stats: None,
             phys_bits: None,
@@ -151,6 +155,17 @@ impl Paging {
             Self::Native => "native",
         }
     }
+}
+
+/// The outputs of a kernel file that are shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Shown {
+    /// The first serial port
+    Console,
+    /// Port 0xE9, line by line
+    Debug,
+    /// Both; lines of a guest that writes to both come twice
+    Both,
 }
 
 /// A processor feature that can be hidden from the guest.

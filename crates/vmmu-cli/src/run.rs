@@ -7,7 +7,7 @@
 
 use std::path::Path;
 
-use crate::args::{Paging, RunArgs};
+use crate::args::{Paging, RunArgs, Shown};
 use crate::bundle::{Bundle, Config, Engine};
 use crate::channel::Message;
 use crate::debian::Packages;
@@ -301,16 +301,33 @@ fn host_share(guest: ByteSize, bundle: u64) -> ByteSize {
         .round_up(ByteSize::from_mib(2))
 }
 
-fn session(args: &RunArgs, is_linux: bool, debug: Output) -> Session {
-    let exec = args.exec.is_some();
+fn session(args: &RunArgs, is_linux: bool, exec_output: Output) -> Session {
+    let shown = |other: Shown, output| {
+        if args.show == other {
+            Output::Keep
+        } else {
+            output
+        }
+    };
+    // A person sees what is typed at once; in a file, lines shall stay whole.
+    let console = if terminal::is_interactive() || args.show == Shown::Console {
+        Output::Show
+    } else {
+        Output::ShowLines
+    };
+    let (console, debug, keys) = match (&args.exec, is_linux) {
+        (Some(_), _) => (Output::Keep, exec_output, Keys::None),
+        (None, true) => (Output::Show, Output::Keep, Keys::Shell),
+        (None, false) => (
+            shown(Shown::Debug, console),
+            shown(Shown::Console, Output::ShowLines),
+            Keys::Any,
+        ),
+    };
     Session {
-        console: if exec { Output::Keep } else { Output::Show },
+        console,
         debug,
-        keys: match (exec, is_linux) {
-            (true, _) => Keys::None,
-            (false, true) => Keys::Shell,
-            (false, false) => Keys::Any,
-        },
+        keys,
         limit: args.timeout,
     }
 }

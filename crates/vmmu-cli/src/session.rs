@@ -9,7 +9,7 @@
 //! 3. The hypervisor's final message decides how a run ended; QEMU's status only where there is none.
 
 use core::time::Duration;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::net::UnixStream;
 use std::process::ExitStatus;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -23,6 +23,7 @@ use crate::error::{Error, Result};
 use crate::input::{self, Keys};
 use crate::machine::{Lines, Machine, Qemu};
 use crate::number::Limit;
+use crate::screen::Screen;
 use crate::signals;
 use crate::tail::Tail;
 use crate::terminal::RawMode;
@@ -32,6 +33,8 @@ use crate::terminal::RawMode;
 pub enum Output {
     /// It goes to standard output as it comes (the last of it is kept as well).
     Show,
+    /// It goes to standard output in whole lines, because another output goes there as well.
+    ShowLines,
     /// It is kept.
     Keep,
 }
@@ -145,7 +148,7 @@ impl Session {
     /// Returns the console's last lines for a message, unless they were shown already.
     #[must_use]
     pub fn hidden_tail(&self, console: &Tail) -> String {
-        if self.console == Output::Show {
+        if self.console != Output::Keep {
             String::new()
         } else {
             console.quoted()
@@ -268,24 +271,19 @@ fn copy(
     mut look: impl FnMut(&[u8]),
 ) -> Tail {
     let mut buffer = [0; 4096];
-    let mut show = output == Output::Show;
+    let mut screen = Screen::new(output);
     while let Ok(length @ 1..) = from.read(&mut buffer) {
         let bytes = &buffer[..length];
         kept.push(bytes);
         look(bytes);
-        if show {
-            let mut stdout = std::io::stdout().lock();
-            if stdout
-                .write_all(bytes)
-                .and_then(|()| stdout.flush())
-                .is_err()
-            {
-                show = false;
-                // The receiver is gone only when the run is over anyway.
-                let _ = events.send(Event::OutputClosed);
-            }
+        if screen.show(bytes).is_err() {
+            screen = Screen::new(Output::Keep);
+            // The receiver is gone only when the run is over anyway.
+            let _ = events.send(Event::OutputClosed);
         }
     }
+    // As above; a last line without its end is still a line.
+    let _ = screen.end();
     kept
 }
 
