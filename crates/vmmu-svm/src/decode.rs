@@ -92,11 +92,13 @@ pub struct Instruction {
     pub length: u8,
 }
 
-/// Decodes the instruction at `rip`, of which `bytes` has all of an instruction's length.
-#[inline]
-pub fn decode(bytes: &[u8; 16], size: CodeSize, rip: u64, registers: &impl RegisterFile) -> Option<Instruction> {
-    let [a, b, c, d, ..] = *bytes;
-    recognise(u32::from_le_bytes([a, b, c, d]), size, registers).or_else(|| decode_any(&bytes[..LONGEST], size, rip, registers))
+/// Decodes the instruction at `rip`, of which `bytes` has the first 16 bytes, the first one lowest.
+#[inline(always)]
+pub fn decode(bytes: u128, size: CodeSize, rip: u64, registers: &impl RegisterFile) -> Option<Instruction> {
+    match recognise(bytes as u32, size, registers) {
+        None => decode_any(&bytes.to_le_bytes()[..LONGEST], size, rip, registers),
+        known => known,
+    }
 }
 
 /// Recognises the frequent instructions by their first four bytes.
@@ -111,10 +113,12 @@ fn recognise(mut word: u32, size: CodeSize, registers: &impl RegisterFile) -> Op
     if word as u8 != 0x0f {
         return None;
     }
+    if word as u16 == 0xa20f {
+        return Some(Instruction { operation: Operation::Cpuid, length: prefixes + 2 });
+    }
     let modrm = (word >> 16) as u8;
     let (mode, reg, rm) = (modrm >> 6, modrm >> 3 & 7 | (rex & 4) << 1, modrm & 7 | (rex & 1) << 3);
     let (operation, length) = match (word >> 8) as u8 {
-        0xa2 => (Operation::Cpuid, 2),
         0x30 => (Operation::Wrmsr, 2),
         0x32 => (Operation::Rdmsr, 2),
         // The processor ignores the mode bits of MOV CRn.
@@ -208,7 +212,7 @@ mod instructions_are_recognised {
     fn decoded(bytes: &[u8]) -> Option<(Operation, u8)> {
         let mut padded = [0x90; 16];
         padded[..bytes.len()].copy_from_slice(bytes);
-        decode(&padded, CodeSize::Bits64, 0x40_0000, &Numbered).map(|i| (i.operation, i.length))
+        decode(u128::from_le_bytes(padded), CodeSize::Bits64, 0x40_0000, &Numbered).map(|i| (i.operation, i.length))
     }
 
     #[test]
@@ -250,7 +254,7 @@ mod instructions_are_recognised {
     #[test]
     fn in_32_bit_code_a_rex_byte_is_an_instruction_of_its_own() {
         let bytes = [0x41, 0x0f, 0x22, 0xd8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-        let found = decode(&bytes, CodeSize::Bits32, 0, &Numbered).map(|i| (i.operation, i.length));
+        let found = decode(u128::from_le_bytes(bytes), CodeSize::Bits32, 0, &Numbered).map(|i| (i.operation, i.length));
         assert_eq!(found, Some((Operation::Other, 1)));
     }
 

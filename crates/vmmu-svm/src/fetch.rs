@@ -1,7 +1,7 @@
 //! The short way to an instruction's bytes.
 //!
 //! The processor has just fetched from the address, so that nothing needs judging: [`walk`] follows 4-level tables down and stops at
-//! whatever is unusual. Every other question about the guest's tables goes to the library's walker; this one is asked at each exit
+//! whatever is unusual, tables beyond the hole for devices included. Every other question about the guest's tables goes to the library's walker; this one is asked at each exit
 //! that needs decoding, and costs a third.
 
 use vmmu::addr::{Gpa, Gva, Level};
@@ -13,11 +13,12 @@ const LARGE: u64 = 1 << 7;
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
 /// Follows the tables from `root` to the page of `gva`; `None` if an entry is not present or large where it can't be.
-#[inline]
+#[inline(always)]
 pub fn walk(ram: &GuestRam, root: Gpa, gva: Gva) -> Option<Gpa> {
     let entry = |table: u64, level: Level| -> Option<u64> {
         let at = Gpa::new(table + level.index(gva.get()).get() as u64 * 8);
-        ram.load64(at).ok().filter(|entry| entry & PRESENT != 0)
+        let entry = ram.load64_low(at)?;
+        if entry & PRESENT != 0 { Some(entry) } else { None }
     };
     let inside = |entry: u64, level: Level| {
         let mask = level.bytes() - 1;

@@ -162,7 +162,7 @@ impl Vcpu {
         let size = self.code_size();
         if at.page_offset() <= 4096 - 16 {
             let gpa = self.fetch_address(ram, at)?;
-            return decode::decode(&ram.load16(gpa).ok()?, size, self.vmcb.rip, self);
+            return decode::decode(ram.load16(gpa).ok()?, size, self.vmcb.rip, self);
         }
         self.decode_across_pages(ram, at, size)
     }
@@ -181,7 +181,7 @@ impl Vcpu {
     }
 
     /// Translates an address that the processor has fetched from.
-    #[inline]
+    #[inline(always)]
     fn fetch_address(&mut self, ram: &GuestRam, at: Gva) -> Option<Gpa> {
         self.take_over_cr3();
         if self.walker.decoder().format() == GuestFormat::Level4
