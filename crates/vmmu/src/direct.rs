@@ -36,7 +36,7 @@ impl DirectRoots {
         Self([AtomicU32::new(0), AtomicU32::new(0)])
     }
 
-    fn get(&self, space: AddressSpace) -> Option<PageId> {
+    pub(crate) fn get(&self, space: AddressSpace) -> Option<PageId> {
         // Acquire: pairs with the Release that publishes the root.
         self.0[space as usize]
             .load(Ordering::Acquire)
@@ -55,7 +55,7 @@ fn role_at(space: AddressSpace, level: Level, cpu: CpuModel) -> Role {
 }
 
 impl<'m, H: Host, O: Observer> Call<'m, H, O> {
-    fn format(&self) -> EntryFormat {
+    pub(crate) fn format(&self) -> EntryFormat {
         if self.mmu.config.engine == Engine::Ept {
             EntryFormat::EPT
         } else {

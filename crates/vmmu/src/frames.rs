@@ -120,16 +120,7 @@ impl Region {
         self.small[at / BLOCK].get_mut(at % BLOCK)
     }
 
-    /// Returns the reverse map for leaves of `level` that map the block at `gfn`.
-    #[inline]
-    pub(crate) fn head(&self, gfn: Gfn, level: Level) -> Head {
-        if level == Level::L1 {
-            self.small(gfn)
-        } else {
-            self.large
-        }
-    }
-
+    /// Returns the reverse map for leaves of `level` that map the block at `gfn`, if there is memory for it.
     #[inline]
     pub(crate) fn head_mut(&mut self, gfn: Gfn, level: Level) -> Option<&mut Head> {
         if level == Level::L1 {
@@ -197,6 +188,39 @@ impl Region {
             }
         }
         taken
+    }
+
+    /// Returns the region's first frame.
+    pub(crate) fn first(&self) -> Gfn {
+        Gfn::new(self.number * REGION)
+    }
+
+    /// Returns a bit for each tracked gfn.
+    pub(crate) fn tracked(&self) -> [u64; 8] {
+        self.tracked
+    }
+
+    /// Returns a bit for each gfn written through `space` since the last harvest, if that is logged.
+    pub(crate) fn dirty(&self, space: AddressSpace) -> Option<[u64; 8]> {
+        self.dirty[space as usize].as_deref().map(|words| words[0])
+    }
+
+    /// Returns the first page of each hash chain that has one.
+    pub(crate) fn chains(&self) -> impl Iterator<Item = PageId> + '_ {
+        self.chains
+            .iter()
+            .filter_map(|c| c.checked_sub(1))
+            .map(PageId)
+    }
+
+    /// Returns every reverse map that is not empty, with what its SPTEs map.
+    pub(crate) fn heads(&self) -> impl Iterator<Item = (Gfn, Level, Head)> + '_ {
+        let first = self.first();
+        let small = (0..REGION).map(move |i| first.wrapping_add(i));
+        small
+            .map(|gfn| (gfn, Level::L1, self.small(gfn)))
+            .chain([(first, Level::L2, self.large)])
+            .filter(|(_, _, head)| *head != Head::default())
     }
 
     fn bytes(&self) -> usize {
@@ -345,11 +369,9 @@ impl Stripe {
         }
     }
 
-    /// Visits every region.
-    pub(crate) fn regions(&mut self) -> impl Iterator<Item = (Gfn, &mut Region)> {
-        self.regions
-            .iter_mut()
-            .map(|r| (Gfn::new(r.number * REGION), r))
+    /// Returns every region, for the auditor.
+    pub(crate) fn regions(&self) -> impl Iterator<Item = &Region> {
+        self.regions.iter()
     }
 }
 

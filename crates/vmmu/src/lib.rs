@@ -118,6 +118,7 @@
 extern crate alloc;
 
 pub mod addr;
+mod audit;
 mod clean;
 mod config;
 mod debt;
@@ -146,11 +147,14 @@ mod slots;
 mod spte;
 mod stats;
 mod sync;
+#[cfg(test)]
+mod testhost;
 mod tree;
 mod vcpu;
 pub mod walk;
 mod zap;
 
+pub use audit::{AuditFailure, AuditFinding, AuditReport, Place, Strictness};
 pub use config::{Config, Engine};
 pub use error::Error;
 pub use invalidate::Invalidation;

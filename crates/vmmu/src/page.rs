@@ -252,6 +252,10 @@ impl Page {
     pub(crate) fn table(&self) -> Pfn {
         Pfn::new(self.table.load(Ordering::Relaxed))
     }
+    /// Tells whether the page has a table: it is in use, or waits for its grace period.
+    pub(crate) fn has_table(&self) -> bool {
+        self.table.load(Ordering::Relaxed) != NO_TABLE
+    }
     /// Reads the flags; Acquire, so that who sees ALIVE sees the identity stored before it.
     #[inline]
     pub(crate) fn flags(&self) -> Flags {

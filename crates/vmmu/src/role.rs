@@ -6,7 +6,7 @@
 //! 3. A direct page is never found by a look-up for an indirect one, nor the other way round (scenario B2).
 
 use crate::addr::Level;
-use crate::paging::PagingMode;
+use crate::paging::{PagingMode, PagingRules};
 use crate::slots::AddressSpace;
 use crate::walk::Rights;
 
@@ -92,6 +92,11 @@ impl Role {
     #[inline]
     pub(crate) const fn rights(self) -> Rights {
         Rights::from_bits_truncate((self.0 >> 4) as u8 & 7)
+    }
+    /// Returns the paging rules that the page was made under.
+    #[inline]
+    pub(crate) const fn rules(self) -> PagingRules {
+        PagingRules::from_bits_truncate((self.0 >> 19) as u8)
     }
     #[inline]
     pub(crate) const fn space(self) -> AddressSpace {

@@ -191,16 +191,6 @@ impl SlotTable {
         found
     }
 
-    /// Visits every slot in use.
-    pub(crate) fn for_each(&self, mut visit: impl FnMut(&SlotView, AddressSpace)) {
-        self.scan(|slot, space| {
-            if slot.frames != 0 {
-                visit(slot, space);
-            }
-            false
-        });
-    }
-
     /// Adds a slot.
     pub(crate) fn add(&self, locks: &Locks, config: &SlotConfig) -> Result<SlotId, Error> {
         let range = Error::SlotRange {

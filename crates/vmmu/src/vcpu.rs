@@ -94,6 +94,13 @@ impl VcpuShared {
     }
 }
 
+impl VcpuLocal {
+    /// Returns the root that this vCPU references, dead or alive.
+    pub(crate) fn referenced(&self) -> Option<PageId> {
+        self.root.map(|root| root.id)
+    }
+}
+
 /// A vCPU of an [`Mmu`].
 ///
 /// Calls for one vCPU come from one thread at a time; a second one is refused with [`Error::VcpuBusy`] and never waits. All are made outside the guest:
