@@ -18,6 +18,8 @@ impl ExitCode {
     pub const CR_WRITE: Self = Self(0x10);
     /// Exception 0; 1 to 31 follow.
     pub const EXCEPTION: Self = Self(0x40);
+    /// Debug exception.
+    pub const DEBUG: Self = Self(0x41);
     /// Page fault.
     pub const PAGE_FAULT: Self = Self(0x4e);
     /// Physical non-maskable interrupt.

@@ -9,6 +9,7 @@
 
 mod control_exits;
 mod io;
+mod step;
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -34,6 +35,8 @@ use crate::report;
 use crate::vcpu::{TripleFault, Vcpu};
 use crate::vmcb::{ControlRegisters, Intercepts1, Intercepts2};
 
+use step::Step;
+
 const RAX: Gpr = Gpr(0);
 const RCX: Gpr = Gpr(1);
 const RDX: Gpr = Gpr(2);
@@ -47,6 +50,8 @@ pub struct Machine {
     ram: Arc<GuestRam>,
     shape: Shape,
     apic_base: u64,
+    step: Option<Step>,
+    last_step: Option<Step>,
     // The processor reads them as long as the guest runs.
     _maps: Box<(PortMap, MsrMap)>,
 }
@@ -87,7 +92,7 @@ impl Machine {
             vmcb.exceptions = 1 << 14;
         }
         let apic_base = register::read_msr(register::Msr::ApicBase);
-        Self { vcpu, memory, ram, shape, apic_base, _maps: maps }
+        Self { vcpu, memory, ram, shape, apic_base, step: None, last_step: None, _maps: maps }
     }
 
     /// Runs the guest until it ends.
@@ -108,7 +113,10 @@ impl Machine {
             self.vcpu.vmcb.event = 0;
             let code = ExitCode::new(self.vcpu.vmcb.exit_code);
             EXITS.count(code);
-            going = self.answer(code);
+            going = match self.step {
+                None => self.answer(code),
+                Some(step) => self.end_step(step, code).unwrap_or_else(|| self.answer(code)),
+            };
         }
     }
 
@@ -175,6 +183,7 @@ impl Machine {
                 Ok(())
             }
             Answer::Raise(exception) => self.raise(exception),
+            Answer::Step(gva, gpa) => self.begin_step(gva, gpa),
             Answer::Refused(text) => refused(format!("{text}, at rip {:#x}", self.vcpu.vmcb.rip)),
         }
     }

@@ -47,6 +47,8 @@ pub enum Answer {
     Resume,
     /// It gets this exception.
     Raise(Exception),
+    /// Its write, to the page at these addresses, runs alone with CR0.WP off.
+    Step(Gva, Gpa),
     /// It did what can't be served.
     Refused(String),
 }
@@ -195,6 +197,7 @@ impl Memory {
             Ok(FaultOutcome::InjectPageFault { gva, code }) => Answer::Raise(Exception::Page(gva, code)),
             Ok(FaultOutcome::InjectGeneralProtection) => Answer::Raise(Exception::Protection),
             Ok(FaultOutcome::EmulateWrite { gpa, reason: EmulateReason::GuestTable }) => self.unprotect(gpa, rip, gva),
+            Ok(FaultOutcome::EmulateWrite { gpa, reason: EmulateReason::Smap }) => Answer::Step(gva, gpa),
             Ok(FaultOutcome::EmulateMmio { gpa, .. }) => Answer::Refused(format!("the guest touched {gpa}, where nothing is")),
             Ok(FaultOutcome::TableMissing { gpa }) => Answer::Refused(format!("a guest page table lies at {gpa}, where nothing is")),
             Ok(outcome) => Answer::Refused(format!("no instruction emulator for {outcome:?}")),
@@ -213,6 +216,23 @@ impl Memory {
             return Answer::Refused(format!("an instruction writes the table at {gpa} of its own translation"));
         }
         Answer::Resume
+    }
+
+    /// Maps a page for reading.
+    ///
+    /// # Errors
+    /// If it can't be read.
+    pub fn map_readable(&mut self, gva: Gva, privilege: Privilege) -> Result<(), String> {
+        match self.vcpu().handle_fault(gva, Access::new(AccessKind::Read, privilege)) {
+            Ok(FaultOutcome::Resume | FaultOutcome::Retry) => Ok(()),
+            Ok(outcome) => Err(format!("the page at {gva} can be written but not read: {outcome:?}")),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// Reports that the guest may have written anywhere in a page, unseen.
+    pub fn wrote(&mut self, page: Gpa) {
+        self.mmu.guest_wrote(Gfn::containing(page).address(), 4096);
     }
 
     /// Returns the library's counters.

@@ -167,6 +167,16 @@ impl Vcpu {
         self.decode_across_pages(ram, at, size)
     }
 
+    /// Fetches the bytes of the instruction that exited, up to the end of its page; the first byte is the lowest.
+    pub fn fetch(&mut self, ram: &GuestRam) -> Option<u128> {
+        let at = self.instruction_address();
+        let mut bytes = [0; 16];
+        let length = (4096 - at.page_offset() as usize).min(16);
+        let gpa = self.fetch_address(ram, at)?;
+        ram.read(gpa, bytes.get_mut(..length)?).ok()?;
+        Some(u128::from_le_bytes(bytes))
+    }
+
     #[cold]
     fn decode_across_pages(&mut self, ram: &GuestRam, at: Gva, size: CodeSize) -> Option<Instruction> {
         let mut bytes = [0; LONGEST];
