@@ -124,18 +124,23 @@ impl HostState {
             .unwrap_or(token.0 + frame)
     }
 
-    /// Moves a frame of a slot to a new host frame with the same content, and poisons the old one.
+    /// Moves a frame to a new host frame with the same content, for every slot that shows it, and poisons the old one.
     ///
     /// # Panics
     /// If the pool is empty.
-    pub fn move_frame(&self, token: MemoryToken, frame: u64) {
-        let old = self.frame_of(token, frame);
+    pub fn move_frame(&self, shown: &[(MemoryToken, u64)]) {
+        let Some((token, frame)) = shown.first() else {
+            return;
+        };
+        let old = self.frame_of(*token, *frame);
         let new = self.memory.alloc(Zone::Any).expect("a frame in the pool");
         for word in 0..512 {
             let value = self.memory.load(Hpa::new((old << 12) + word * 8));
             self.memory.store(new.hpa().plus(word * 8), value);
         }
-        self.frames().moved.insert((token.0, frame), new.get());
+        for (token, frame) in shown {
+            self.frames().moved.insert((token.0, *frame), new.get());
+        }
         if POOL.contains(&old) {
             self.memory.free(Frame::new(old)).expect("it was allocated");
         } else {
@@ -252,13 +257,15 @@ impl HostState {
         let frames = self.frames();
         for level in [Level::L2, Level::L3] {
             let offset = frame.gfn.get() & (level.frames() - 1);
-            let aligned = pfn & (level.frames() - 1) == offset && frame.frame >= offset;
-            let first = frame.frame.wrapping_sub(offset);
+            if pfn & (level.frames() - 1) != offset || frame.frame < offset {
+                break;
+            }
+            let first = frame.frame - offset;
             let block = (frame.token.0, first)..(frame.token.0, first + level.frames());
             let whole = frames.moved.range(block.clone()).next().is_none()
                 && frames.read_only.range(block.clone()).next().is_none()
                 && frames.holes.range(block).next().is_none();
-            if !aligned || !whole || (limit != 0 && u64::from(level.get()) > limit) {
+            if !whole || (limit != 0 && u64::from(level.get()) > limit) {
                 break;
             }
             best = level;

@@ -76,7 +76,7 @@ impl Machine {
         let uncertain = outcomes.iter().any(|outcome| match outcome {
             Outcome::Translation(t) => self.is_uncertain(space, &t.mapping().path),
             Outcome::PageFault(f) => {
-                self.is_uncertain(space, f.path()) || self.stopped_in_tainted(cpu, va)
+                self.is_uncertain(space, f.path()) || self.stopped_uncertain(cpu, va)
             }
             Outcome::Unbacked(_) => true,
             Outcome::NonCanonical => false,
@@ -102,17 +102,16 @@ impl Machine {
         );
     }
 
-    /// Says whether the entry at which a walk stops may be one that was edited unseen.
-    fn stopped_in_tainted(&self, cpu: usize, va: u64) -> bool {
-        if self.tainted.is_empty() {
-            return false;
-        }
+    /// Says whether the entry at which a walk stops is one of which only safety is promised.
+    fn stopped_uncertain(&self, cpu: usize, va: u64) -> bool {
+        let space = self.cpus[cpu].space;
         let state = &self.cpus[cpu].state;
         let controls = convert::controls(state);
         let root = Cr3::new(state.cr3.get());
         let touched = core::cell::Cell::new(false);
         let watch = |at: Physical, width: Width| {
-            if self.tainted.contains(&(at.get() >> 12)) {
+            let gfn = at.get() >> 12;
+            if self.tainted.contains(&gfn) || self.slot_of(space, gfn).is_none() {
                 touched.set(true);
             }
             self.log.read(at, width)
@@ -240,7 +239,7 @@ impl Machine {
                 }
             }
             Outcome::Unbacked(_) => return None,
-            _ if self.stopped_in_tainted(cpu, va) => return None,
+            _ if self.stopped_uncertain(cpu, va) => return None,
             _ => {}
         }
         Some(expected)

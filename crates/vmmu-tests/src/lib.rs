@@ -6,6 +6,7 @@
 //! | [`machine`] | processors, vCPUs and guest memory as a hypervisor ties them together |
 //! | [`judge`] | what each access may show: the criterion for a virtual TLB, accessed and dirty bits |
 //! | [`guest`] | guest tables: entries and a tree that most tests begin with |
+//! | [`program`] | random programs |
 //! | [`convert`] | one type of the library, the processor or the specification as another's |
 //!
 //! Each word that the guest, the embedder or the library's walker stores in guest memory goes into the specification's log. An access of
@@ -25,3 +26,4 @@ pub mod guest;
 pub mod host;
 pub mod judge;
 pub mod machine;
+pub mod program;

@@ -273,6 +273,12 @@ impl Machine {
         Some(Hpa::new((frame << 12) + (gpa & 0xfff)))
     }
 
+    /// Returns a guest frame's slot's token and its number in the slot.
+    fn place(&self, space: AddressSpace, gfn: u64) -> Option<(MemoryToken, u64)> {
+        let slot = self.slot_of(space, gfn)?;
+        Some((slot.config.token, gfn - slot.config.base.get()))
+    }
+
     /// Returns every guest-physical address that a host address backs now.
     #[must_use]
     pub fn gpas(&self, hpa: Hpa) -> Vec<u64> {
@@ -387,13 +393,14 @@ impl Machine {
                 continue;
             };
             let hpa = self.hpa(AddressSpace::Normal, at << 12).expect("a slot");
+            let mut shown = vec![(slot.config.token, at - slot.config.base.get())];
             for gpa in self.gpas(hpa) {
                 if gpa >> 12 != at {
                     others.push(self.mmu.invalidate_begin(Gfn::new(gpa >> 12), 1));
+                    shown.extend(self.place(AddressSpace::Normal, gpa >> 12));
                 }
             }
-            let frame = at - slot.config.base.get();
-            self.host.move_frame(slot.config.token, frame);
+            self.host.move_frame(&shown);
         }
         drop(others);
         drop(invalidation);

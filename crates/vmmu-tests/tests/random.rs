@@ -1,0 +1,103 @@
+//! Random guests: programs of guests, hypervisors and hosts, checked after each step; what fails shrinks.
+//!
+//! `VMMU_TEST_CASES` sets how many programs each test runs, 64 unless told.
+
+use proptest::prelude::{Just, Strategy, any, prop_oneof};
+use proptest::test_runner::{Config, TestError, TestRunner};
+use vmmu::addr::Level;
+use vmmu::{Engine, SlotFlags};
+use vmmu_cpu::Policy;
+use vmmu_tests::machine::Writes;
+use vmmu_tests::program::{Ground, Step, run};
+
+fn step() -> impl Strategy<Value = Step> {
+    let b = any::<u8>;
+    let v = any::<u16>;
+    prop_oneof![
+        12 => (b(), b(), b(), v()).prop_map(|(cpu, at, access, value)| Step::Access { cpu, at, access, value }),
+        8 => (b(), b(), b(), v()).prop_map(|(cpu, table, slot, value)| Step::Edit { cpu, table, slot, value }),
+        4 => (b(), b(), v()).prop_map(|(table, slot, value)| Step::Emulated { table, slot, value }),
+        1 => (b(), b(), v()).prop_map(|(table, slot, value)| Step::Unseen { table, slot, value }),
+        1 => b().prop_map(|table| Step::Report { table }),
+        3 => (b(), b()).prop_map(|(cpu, at)| Step::Invlpg { cpu, at }),
+        3 => (b(), b()).prop_map(|(cpu, table)| Step::LoadCr3 { cpu, table }),
+        1 => b().prop_map(|cpu| Step::Flush { cpu }),
+        1 => (b(), b()).prop_map(|(cpu, bits)| Step::Controls { cpu, bits }),
+        1 => (b(), b()).prop_map(|(frame, frames)| Step::TakeBack { frame, frames }),
+        1 => b().prop_map(|frame| Step::Share { frame }),
+        1 => b().prop_map(|large| Step::Size { large }),
+        1 => Just(Step::Slot),
+        1 => b().prop_map(|bits| Step::Flags { bits }),
+        1 => (b(), b()).prop_map(|(cpu, table)| Step::Unprotect { cpu, table }),
+        1 => b().prop_map(|which| Step::Harvest { which }),
+        1 => b().prop_map(|cpu| Step::Exit { cpu }),
+    ]
+}
+
+fn ground(engine: Engine) -> impl Strategy<Value = Ground> {
+    let policy = prop_oneof![Just(Policy::KEEP), Just(Policy::RANDOM)];
+    let writes = prop_oneof![Just(Writes::Emulate), Just(Writes::Unprotect)];
+    let level = prop_oneof![Just(Level::L1), Just(Level::L4)];
+    let pages = prop_oneof![3 => Just(0), 1 => Just(1), 1 => Just(20)];
+    let flags = prop_oneof![3 => Just(SlotFlags::empty()), 1 => Just(SlotFlags::LOG_DIRTY)];
+    let prefetch = prop_oneof![Just(0), Just(64)];
+    let limit = prop_oneof![Just(1), Just(2), Just(32)];
+    (1..4_u8, policy, writes, level, pages, prefetch, limit, flags).prop_map(
+        move |(cpus, policy, writes, unsync_level, max_pages, prefetch, unsync_limit, flags)| {
+            Ground {
+                engine,
+                cpus,
+                policy,
+                writes,
+                unsync_level,
+                max_pages,
+                prefetch,
+                unsync_limit,
+                flags,
+            }
+        },
+    )
+}
+
+fn check(engine: Engine, share: u32) {
+    let cases = std::env::var("VMMU_TEST_CASES").ok();
+    let cases = cases.and_then(|c| c.parse().ok()).unwrap_or(64);
+    let mut runner = TestRunner::new(Config {
+        cases: cases / share,
+        failure_persistence: None,
+        max_shrink_iters: 20_000,
+        ..Config::default()
+    });
+    let programs = (ground(engine), proptest::collection::vec(step(), 1..160));
+    let judged = core::cell::Cell::new((0, 0));
+    let result = runner.run(&programs, |(ground, steps)| {
+        let (all, stale) = run(ground, &steps);
+        let before = judged.get();
+        judged.set((before.0 + all, before.1 + stale));
+        Ok(())
+    });
+    match result {
+        Ok(()) => {}
+        Err(TestError::Fail(why, (ground, steps))) => {
+            panic!("{why}\non {ground:?}:\n{steps:?}");
+        }
+        Err(TestError::Abort(why)) => panic!("{why}"),
+    }
+    let (all, stale) = judged.get();
+    println!("{engine:?}: {all} accesses judged, {stale} of them stale");
+}
+
+#[test]
+fn a_shadowed_guest_sees_what_a_processor_may_show() {
+    check(Engine::Shadow, 1);
+}
+
+#[test]
+fn a_guest_on_npt_sees_what_a_processor_may_show() {
+    check(Engine::Npt, 4);
+}
+
+#[test]
+fn a_guest_on_ept_sees_what_a_processor_may_show() {
+    check(Engine::Ept, 4);
+}
