@@ -340,6 +340,46 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         }
     }
 
+    /// Takes WRITE from the leaf that maps a logged frame, so that the next write is seen. The caller has taken the frame from the log.
+    pub(crate) fn protect_direct(
+        &self,
+        space: AddressSpace,
+        gfn: Gfn,
+        debt: &mut Debt<'_, 'm, H, O>,
+    ) {
+        let Some(mut id) = self.mmu.direct.get(space) else {
+            return;
+        };
+        loop {
+            let page = self.page(id);
+            let index = page.role().level().index(gfn.address().get());
+            let _state = page.lock.lock(&self.locks);
+            let mut old = self.load(page, index);
+            if self.is_link(page, index, old) {
+                if let Record::Link(child) = page.record(index) {
+                    id = child;
+                    continue;
+                }
+                return;
+            }
+            let format = self.format();
+            while old.is_present() && old.has(format.write) {
+                debt.owe();
+                // D goes with W: an entry that cannot be written carries no news.
+                let new = old.without(format.write | format.dirty);
+                match self
+                    .mmu
+                    .host
+                    .compare_exchange(page.table(), index, old.raw(), new.raw())
+                {
+                    Ok(_) => return,
+                    Err(found) => old = Spte::new(found),
+                }
+            }
+            return;
+        }
+    }
+
     /// Removes every leaf of the range, in both address spaces.
     pub(crate) fn unmap_direct(&self, base: Gfn, frames: u64, debt: &mut Debt<'_, 'm, H, O>) {
         for space in [AddressSpace::Normal, AddressSpace::SystemManagement] {

@@ -12,7 +12,7 @@ use crate::addr::Gfn;
 use crate::debt::Debt;
 use crate::host::Host;
 use crate::mmu::{Call, Mmu};
-use crate::slots::{SlotFlags, SlotId};
+use crate::slots::{AddressSpace, SlotFlags, SlotId};
 use crate::stats::Observer;
 
 impl<H: Host, O: Observer> Mmu<H, O> {
@@ -31,15 +31,20 @@ impl<H: Host, O: Observer> Mmu<H, O> {
             let first = Gfn::new(region << 9);
             let mask = within(first.get(), from, to);
             let taken = call.harvest_region(first, space, &mask);
-            for (word, bits) in taken.into_iter().enumerate() {
-                let mut bits = bits;
-                while bits != 0 {
-                    dirty(first.wrapping_add(word as u64 * 64 + u64::from(bits.trailing_zeros())));
-                    bits &= bits - 1;
-                }
-            }
+            each(first, &taken, &mut dirty);
         }
         Ok(())
+    }
+}
+
+/// Visits the frames of a region whose bits are set, in order.
+fn each(first: Gfn, bits: &[u64; 8], mut visit: impl FnMut(Gfn)) {
+    for (word, bits) in bits.iter().enumerate() {
+        let mut bits = *bits;
+        while bits != 0 {
+            visit(first.wrapping_add(word as u64 * 64 + u64::from(bits.trailing_zeros())));
+            bits &= bits - 1;
+        }
     }
 }
 
@@ -53,33 +58,18 @@ fn within(first: u64, from: u64, to: u64) -> [u64; 8] {
     })
 }
 
-impl<H: Host, O: Observer> Call<'_, H, O> {
+impl<'m, H: Host, O: Observer> Call<'m, H, O> {
     fn harvest_region(
         &self,
         first: Gfn,
-        space: crate::slots::AddressSpace,
+        space: AddressSpace,
         mask: &[u64; 8],
     ) -> [u64; 8] {
         let mut debt = Debt::new(self);
-        let taken = {
-            let mut stripe = self.mmu.frames.lock(&self.locks, first);
-            let taken = stripe
-                .region(first)
-                .map_or([0; 8], |(region, _)| region.take_dirty(space, mask));
-            for (word, bits) in taken.into_iter().enumerate() {
-                let mut bits = bits;
-                while bits != 0 {
-                    let gfn =
-                        first.wrapping_add(word as u64 * 64 + u64::from(bits.trailing_zeros()));
-                    bits &= bits - 1;
-                    self.protect(&mut stripe, gfn, &mut debt);
-                }
-            }
-            // Narrowing has marked the frames again; what it stands for is in `taken`, and flushed below, before the caller copies anything.
-            if let Some((region, _)) = stripe.region(first) {
-                let _ = region.take_dirty(space, &taken);
-            }
-            taken
+        let taken = if self.is_direct_engine() {
+            self.take_direct(first, space, mask, &mut debt)
+        } else {
+            self.take_shadow(first, space, mask, &mut debt)
         };
         debt.forget_dirty();
         debt.promise();
@@ -90,6 +80,44 @@ impl<H: Host, O: Observer> Call<'_, H, O> {
         {
             region.forget_late();
         }
+        taken
+    }
+
+    /// Takes the log of a region, and WRITE from the leaves of its frames.
+    fn take_shadow(
+        &self,
+        first: Gfn,
+        space: AddressSpace,
+        mask: &[u64; 8],
+        debt: &mut Debt<'_, 'm, H, O>,
+    ) -> [u64; 8] {
+        let mut stripe = self.mmu.frames.lock(&self.locks, first);
+        let taken = stripe
+            .region(first)
+            .map_or([0; 8], |(region, _)| region.take_dirty(space, mask));
+        each(first, &taken, |gfn| self.protect(&mut stripe, gfn, debt));
+        // Narrowing has marked the frames again; what it stands for is in `taken`, and flushed before the caller copies anything.
+        if let Some((region, _)) = stripe.region(first) {
+            let _ = region.take_dirty(space, &taken);
+        }
+        taken
+    }
+
+    /// As [`Call::take_shadow`]; no gfn lock is held while table locks are taken. A fault that makes a frame writable again marks it again.
+    fn take_direct(
+        &self,
+        first: Gfn,
+        space: AddressSpace,
+        mask: &[u64; 8],
+        debt: &mut Debt<'_, 'm, H, O>,
+    ) -> [u64; 8] {
+        let taken = self
+            .mmu
+            .frames
+            .lock(&self.locks, first)
+            .region(first)
+            .map_or([0; 8], |(region, _)| region.take_dirty(space, mask));
+        each(first, &taken, |gfn| self.protect_direct(space, gfn, debt));
         taken
     }
 
