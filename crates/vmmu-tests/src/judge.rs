@@ -53,8 +53,15 @@ impl Machine {
     fn is_uncertain(&self, space: AddressSpace, path: &Path) -> bool {
         path.steps().iter().any(|step| {
             let gfn = step.slot.at.get() >> 12;
-            self.tainted.contains(&gfn) || self.slot_of(space, gfn).is_none()
+            self.tainted.contains(&gfn) || self.is_odd_table(space, gfn)
         })
+    }
+
+    /// Says whether a table lies where there is no memory now, or, under nested paging, where the processor cannot set its bits.
+    fn is_odd_table(&self, space: AddressSpace, gfn: u64) -> bool {
+        let fixed = |flags: SlotFlags| flags.contains(SlotFlags::READ_ONLY);
+        self.slot_of(space, gfn)
+            .is_none_or(|s| self.engine != Engine::Shadow && fixed(s.config.flags))
     }
 
     fn outcomes(&self, cpu: usize, va: u64, access: Access, start: Time) -> Vec<Outcome> {
@@ -111,7 +118,7 @@ impl Machine {
         let touched = core::cell::Cell::new(false);
         let watch = |at: Physical, width: Width| {
             let gfn = at.get() >> 12;
-            if self.tainted.contains(&gfn) || self.slot_of(space, gfn).is_none() {
+            if self.tainted.contains(&gfn) || self.is_odd_table(space, gfn) {
                 touched.set(true);
             }
             self.log.read(at, width)
