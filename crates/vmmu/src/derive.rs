@@ -6,7 +6,7 @@
 //!
 //! Invariants:
 //! 1. Everything here happens under the table lock of the page: an installer either re-reads the gPTE afterwards, or its entry is seen here.
-//! 2. A word of the copy is what the present entry of its slot was derived from.
+//! 2. A present entry would be kept if its gPTE were the word of the copy, or the copy is marked doubtful: what equals the copy needs no look.
 //! 3. An entry is kept only if installing it now would give the same frame and no fewer rights are demanded; doubt removes it.
 
 use crate::addr::{Gfn, Index, Level, TABLE_SLOTS};
@@ -48,11 +48,14 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
             None
         };
         let mut state = page.lock.lock(&self.locks);
-        if state.copy.is_some() {
+        if state.copy.is_some() && !state.doubtful {
             self.derive_differing(id, page, decoder, &mut state, debt);
             return;
         }
-        state.copy = spare;
+        if state.copy.is_none() {
+            state.copy = spare;
+        }
+        state.doubtful = false;
         self.derive_present(id, page, decoder, &mut state, debt);
     }
 
@@ -153,6 +156,29 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         }
     }
 
+    /// Notes that a slot has just been filled or confirmed for `gpte`. Under the table lock.
+    ///
+    /// An entry that was there before and allows more than `gpte` does is left for the guest's flush: the copy must not hide it from the sync.
+    pub(crate) fn note_derived(
+        &self,
+        page: &Page,
+        slot: Index,
+        gpte: Gpte,
+        state: &mut TableState,
+    ) {
+        let Some(copy) = state.copy.as_deref_mut() else {
+            return;
+        };
+        let spte = self.load(page, slot);
+        if !spte.is_present() {
+            return;
+        }
+        match self.judge(page, slot, spte, gpte, self.mmu.decoder(page.role())) {
+            Verdict::Keep => copy[slot.get() % 512] = gpte.raw(),
+            _ => state.doubtful = true,
+        }
+    }
+
     fn judge(
         &self,
         page: &Page,
@@ -225,4 +251,64 @@ fn new_copy() -> Option<Box<[u64; 512]>> {
     words.try_reserve_exact(512).ok()?;
     words.resize(512, 0);
     words.into_boxed_slice().try_into().ok()
+}
+
+#[cfg(all(test, not(loom)))]
+mod a_sync_misses_no_change {
+    use super::*;
+    use crate::page::Flags;
+    use crate::sync::{Locks, Ordering};
+    use crate::testhost::{AD, Guest, PWU, World};
+    use crate::walk::Access;
+    use crate::{Engine, FaultOutcome, audit::Strictness};
+
+    /// The pages of a dense table.
+    const PAGES: u64 = 0x40_0000;
+    /// Where the guest maps the table itself.
+    const TABLE: u64 = 0x80_0000;
+
+    /// Makes a guest with a dense table that has a copy, and that the guest may write unseen. Returns the table.
+    fn dense_and_unsync() -> (World, Gfn) {
+        let world = World::new(Engine::Shadow, |_| {});
+        let mut guest = Guest::new(World::ROOT);
+        let mut table = Gfn::new(0);
+        for i in 0..64 {
+            let page = (Gfn::new(600 + i), Level::L1);
+            table = guest.map(world.mmu.host(), PAGES + i * 4096, page, PWU | AD);
+        }
+        guest.map(world.mmu.host(), TABLE, (table, Level::L1), PWU | AD);
+        world.set_root();
+        for i in 0..64 {
+            let page = PAGES + i * 4096;
+            assert_eq!(world.touch(page, Access::USER_WRITE), FaultOutcome::Resume);
+        }
+        for _ in 0..2 {
+            assert_eq!(world.touch(TABLE, Access::WRITE), FaultOutcome::Resume);
+            let (id, _) = world.slot(PAGES, Level::L1);
+            if world.page(id).lock.lock(&Locks::default()).copy.is_none() {
+                world.reload();
+            }
+        }
+        let (id, _) = world.slot(PAGES, Level::L1);
+        assert!(world.page(id).lock.lock(&Locks::default()).copy.is_some());
+        assert!(!world.page(id).flags().contains(Flags::CLEAN));
+        (world, table)
+    }
+
+    #[test]
+    fn that_a_fault_saw_before_the_flush() {
+        let (world, table) = dense_and_unsync();
+        // The guest takes the right to write, and faults on the page for another reason before it flushes.
+        let gpte = Gfn::new(605).address().get() | (PWU & !Spte::WRITE) | AD;
+        world
+            .mmu
+            .host()
+            .word(table, 5)
+            .store(gpte, Ordering::SeqCst);
+        let page = PAGES + 5 * 4096;
+        assert_eq!(world.touch(page, Access::USER_READ), FaultOutcome::Resume);
+        world.reload();
+        assert!(!world.spte(world.slot(page, Level::L1)).has(Spte::WRITE));
+        world.mmu.audit(Strictness::Exact).unwrap();
+    }
 }

@@ -143,6 +143,8 @@ pub(crate) const PRESENT_WORDS: usize = TABLE_SLOTS.div_ceil(64);
 pub(crate) struct TableState {
     /// What the guest table held when its entries were last derived, if a copy is kept: 512 words.
     pub(crate) copy: Option<alloc::boxed::Box<[u64; 512]>>,
+    /// Some entry follows from no single word that the guest table held: the copy cannot tell whether it has to change.
+    pub(crate) doubtful: bool,
     /// How many neighbours to prefetch at the next fault, see `shadow::prefetch`.
     pub(crate) window: u16,
     /// The slot after the last prefetched one.

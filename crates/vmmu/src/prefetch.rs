@@ -158,14 +158,12 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
             if !now.is_ok_and(|now| now == guess.gpte) {
                 continue;
             }
-            if let Some(copy) = state.copy.as_deref_mut() {
-                copy[guess.index.get() % 512] = guess.gpte.raw();
-            }
             match self.install_leaf(id, guess.index, &guess.leaf, Purpose::Any) {
                 Ok(Installed::New) => self.count_at(Event::Prefetch, guess.leaf.gfn),
                 Ok(_) => {}
                 Err(_) => return false,
             }
+            self.note_derived(page, guess.index, guess.gpte, &mut state);
         }
         true
     }

@@ -16,14 +16,14 @@ use crate::frames::Missing;
 use crate::host::{Host, LookupError, Need};
 use crate::mmu::Call;
 use crate::outcome::{EmulateReason, FaultOutcome};
-use crate::page::{PageId, TableState};
+use crate::page::PageId;
 use crate::paging::{GuestFormat, PagingRules};
 use crate::role::Role;
 use crate::slots::{SlotFlags, SlotView};
 use crate::spte::Spte;
 use crate::stats::{Event, Observer};
 use crate::vcpu::VcpuLocal;
-use crate::walk::{Access, GpteWidth, Rights, Walk, WalkFailure};
+use crate::walk::{Access, Gpte, GpteWidth, Rights, Walk, WalkFailure};
 
 /// How often a fault is tried before the guest is asked to try again itself.
 const ATTEMPTS: u32 = 16;
@@ -302,21 +302,17 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         if !page.is_alive() {
             return Err(Refused::Stale);
         }
-        if !page.role().is_direct() {
-            self.recheck(way, level, page.role(), index, &mut state)?;
+        if page.role().is_direct() {
+            return self.install_leaf(id, index, leaf, purpose);
         }
-        self.install_leaf(id, index, leaf, purpose)
+        let gpte = self.recheck(way, level, page.role())?;
+        let installed = self.install_leaf(id, index, leaf, purpose)?;
+        self.note_derived(page, index, gpte, &mut state);
+        Ok(installed)
     }
 
     /// Re-reads the guest's entry of `level` under the table lock: unchanged but for A and D, or the install is stale.
-    pub(crate) fn recheck(
-        &self,
-        way: &Way<'_>,
-        level: Level,
-        role: Role,
-        index: Index,
-        state: &mut TableState,
-    ) -> Result<(), Refused> {
+    pub(crate) fn recheck(&self, way: &Way<'_>, level: Level, role: Role) -> Result<Gpte, Refused> {
         let record = way.walk.record(level).ok_or(Refused::Stale)?;
         let now = self
             .read_gpte(role, record.at, GpteWidth::Bytes8)
@@ -324,10 +320,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         if !now.same_but_for_ad(record.gpte) {
             return Err(Refused::Stale);
         }
-        if let Some(copy) = state.copy.as_deref_mut() {
-            copy[index.get() % 512] = now.raw();
-        }
-        Ok(())
+        Ok(now)
     }
 
     /// Counts what a fault achieved, and prefetches its neighbours.

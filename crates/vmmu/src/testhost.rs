@@ -1,18 +1,21 @@
 //! A small embedder for the crate's own tests: tables and guest RAM as arrays of atomics, fit for loom.
 //!
-//! Key types: [`TestHost`], [`Guest`] (writes long-mode tables into the RAM).
+//! Key types: [`TestHost`], [`Guest`] (writes long-mode tables into the RAM), [`World`] (an MMU with a guest of two vCPUs).
 //!
 //! Host frames below [`RAM`] are tables, guest frame `g` is host frame `RAM + g`: nowhere the same number, so that a translation left out shows.
 //! A frame of memory has [`TABLE_SLOTS`] words, which loom shrinks.
 
-use crate::addr::{Gfn, Index, Level, Pfn, TABLE_SLOTS};
+use crate::addr::{Gfn, Gva, Index, Level, Pfn, TABLE_SLOTS};
 use crate::host::{
     BackedFrame, FrameLookup, GpteWidth, GuestMemory, GuestMemoryError, HostFrame, LookupError,
     MemoryToken, Need, OutOfTables, Processors, TableAllocator, TableMemory, TablePlace, VcpuId,
 };
+use crate::page::{Page, PageId, Record};
 use crate::paging::{CpuFeatures, CpuModel, Cr0, Cr3, Cr4, Efer, PagingState, PhysBits};
+use crate::spte::Spte;
 use crate::sync::{AtomicU64, Ordering};
-use crate::{AddressSpace, Config, Engine, Mmu, SlotConfig, SlotFlags, SlotId};
+use crate::walk::Access;
+use crate::{AddressSpace, Config, Engine, FaultOutcome, Mmu, SlotConfig, SlotFlags, SlotId, Vcpu};
 use alloc::vec::Vec;
 
 /// The first host frame of guest RAM; a multiple of 2 MiB, so that large leaves are possible.
@@ -278,5 +281,82 @@ impl Guest {
         host.word(table, level.index(gva).get())
             .store(gfn.address().get() | large | bits, Ordering::SeqCst);
         table
+    }
+}
+
+/// An MMU over 8 MiB of guest RAM, and a guest with two vCPUs in long mode.
+#[derive(Debug)]
+pub(crate) struct World {
+    pub(crate) mmu: Mmu<TestHost>,
+    pub(crate) ram: SlotId,
+}
+
+impl World {
+    /// The frames of RAM.
+    pub(crate) const FRAMES: usize = 2048;
+    /// The guest's root table.
+    pub(crate) const ROOT: Gfn = Gfn::new(100);
+
+    /// Makes the MMU. `adjust` may change the configuration.
+    pub(crate) fn new(engine: Engine, adjust: impl FnOnce(&mut Config)) -> Self {
+        let (mmu, ram) = machine(engine, (64, Self::FRAMES), adjust);
+        Self { mmu, ram }
+    }
+
+    /// Returns vCPU `id`.
+    pub(crate) fn vcpu(&self, id: u16) -> Vcpu<'_, TestHost> {
+        self.mmu.vcpu(VcpuId(id)).expect("the guest has two")
+    }
+
+    /// Puts vCPU 0 into long mode.
+    pub(crate) fn set_root(&self) {
+        self.vcpu(0)
+            .set_paging(&long_mode(Self::ROOT), AddressSpace::Normal)
+            .expect("there is memory for a root");
+    }
+
+    /// Lets vCPU 0 fault.
+    pub(crate) fn touch(&self, gva: u64, access: Access) -> FaultOutcome {
+        self.vcpu(0)
+            .handle_fault(Gva::new(gva), access)
+            .expect("there is memory")
+    }
+
+    /// Lets vCPU 0 load CR3 again.
+    pub(crate) fn reload(&self) {
+        self.vcpu(0)
+            .load_cr3(Cr3::new(Self::ROOT.address().get()))
+            .expect("the root is there");
+    }
+
+    pub(crate) fn page(&self, id: PageId) -> &Page {
+        self.mmu.pool.get(id)
+    }
+
+    /// Follows the shadow tables of vCPU 0 to the slot for `gva` in the page of `level`.
+    pub(crate) fn slot(&self, gva: u64, level: Level) -> (PageId, Index) {
+        let local = self.vcpu(0).shared.local.claim().expect("no call runs");
+        let mut id = local.referenced().expect("a root is loaded");
+        loop {
+            let at = self.page(id).role().level();
+            let index = at.index(gva);
+            if at == level {
+                return (id, index);
+            }
+            let Record::Link(child) = self.page(id).record(index) else {
+                panic!("{gva:#x} has no page of {level:?}");
+            };
+            id = child;
+        }
+    }
+
+    /// Returns the SPTE in a slot.
+    pub(crate) fn spte(&self, (id, slot): (PageId, Index)) -> Spte {
+        Spte::new(self.mmu.host.load(self.page(id).table(), slot))
+    }
+
+    /// Overwrites the SPTE in a slot, against every rule.
+    pub(crate) fn poke(&self, (id, slot): (PageId, Index), spte: Spte) {
+        self.mmu.host.store(self.page(id).table(), slot, spte.raw());
     }
 }

@@ -107,15 +107,23 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         if !page.is_alive() {
             return Err(Refused::Stale);
         }
-        if !page.role().is_direct() {
-            self.recheck(way, page.role().level(), page.role(), index, &mut state)?;
-        }
+        let gpte = if page.role().is_direct() {
+            None
+        } else {
+            Some(self.recheck(way, page.role().level(), page.role())?)
+        };
         match self.link(id, index, child, gfn, role) {
+            Ok(_) => {
+                if let Some(gpte) = gpte {
+                    self.note_derived(page, index, gpte, &mut state);
+                }
+                Ok(())
+            }
             Err(Refused::Occupied) => {
                 self.remove_recorded(id, index, debt);
                 Err(Refused::Occupied)
             }
-            linked => linked.map(|_| ()),
+            Err(refused) => Err(refused),
         }
     }
 
