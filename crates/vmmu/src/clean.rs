@@ -66,6 +66,11 @@ impl UnsyncList {
         let mut places = self.places.lock(locks);
         let len = places.len;
         if len + pages.len() > self.limit {
+            if mutant!(ListHalf) {
+                let fit = self.limit - len;
+                places.ids[len..self.limit].copy_from_slice(&pages[..fit]);
+                places.len = self.limit;
+            }
             return false;
         }
         places.ids[len..len + pages.len()].copy_from_slice(pages);
@@ -111,16 +116,26 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
                 }
                 self.protect(&mut stripe, gfn, debt);
             }
+            if mutant!(UnlistBeforeClean) && flags.contains(Flags::LISTED) {
+                page.set_flags(page.flags() - Flags::LISTED);
+                self.mmu.unsync.remove(&self.locks, id);
+            }
             page.generation.load(Ordering::Relaxed)
         };
-        debt.promise();
-        self.derive_all(id, debt);
+        if !mutant!(CleanBeforeFlush) {
+            debt.promise();
+        }
+        if !mutant!(CleanWithoutDerive) {
+            self.derive_all(id, debt);
+        }
         let _stripe = self.mmu.frames.lock(&self.locks, gfn);
         let flags = page.flags();
         if !flags.contains(Flags::ALIVE) {
             return Cleaned::Dead;
         }
-        if !flags.contains(Flags::COUNTED) || page.generation.load(Ordering::Relaxed) != generation
+        if (!flags.contains(Flags::COUNTED)
+            || page.generation.load(Ordering::Relaxed) != generation)
+            && !mutant!(CleanThoughUnsynced)
         {
             return Cleaned::NotYet;
         }
@@ -134,6 +149,9 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
     /// Lets the guest write a table unseen: its pages become unsync. Tells whether they did; otherwise the write has to be emulated.
     pub(crate) fn make_unsync(&self, gfn: Gfn) -> bool {
         let mut stripe = self.mmu.frames.lock(&self.locks, gfn);
+        if mutant!(EpochBeforeList) {
+            self.mmu.epoch.fetch_add(1, Ordering::AcqRel);
+        }
         let (mut pages, mut listed, mut len) = ([PageId(0); 8], [0; 8], 0);
         let mut new = 0;
         let too_high = stripe.any_page(&self.mmu.pool, gfn, |id, page| {
@@ -156,7 +174,15 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         }
         for id in &pages[..len] {
             let page = self.page(*id);
-            page.set_flags((page.flags() | Flags::LISTED) - Flags::CLEAN - Flags::COUNTED);
+            if mutant!(UnsyncOnePage) && *id != pages[0] {
+                continue;
+            }
+            let cleared = if mutant!(UnsyncKeepsClean) {
+                Flags::COUNTED
+            } else {
+                Flags::CLEAN | Flags::COUNTED
+            };
+            page.set_flags((page.flags() | Flags::LISTED) - cleared);
             page.generation.store(
                 page.generation.load(Ordering::Relaxed).wrapping_add(1),
                 Ordering::Relaxed,
@@ -171,7 +197,9 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         }
         // Release, after the listing: who reads the new epoch finds the pages on the list. Before the frame is mapped writable: no
         // write can be older than the epoch that reveals it.
-        self.mmu.epoch.fetch_add(1, Ordering::AcqRel);
+        if !mutant!(EpochNotRaised) && !mutant!(EpochBeforeList) {
+            self.mmu.epoch.fetch_add(1, Ordering::AcqRel);
+        }
         self.count_at(Event::Unsync, gfn);
         true
     }
@@ -183,6 +211,11 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         let page = self.page(root);
         if page.clean_at.load(Ordering::Relaxed) != epoch {
             self.clean_listed(root, debt);
+            let epoch = if mutant!(EpochReadLate) {
+                self.mmu.epoch.load(Ordering::Acquire)
+            } else {
+                epoch
+            };
             page.clean_at.store(epoch, Ordering::Relaxed);
             self.count(Event::RootSynced);
         }

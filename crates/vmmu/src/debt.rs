@@ -61,6 +61,9 @@ impl<'c, 'm, H: Host, O: Observer> Debt<'c, 'm, H, O> {
     /// Takes over a dead page, to be retired after the flush.
     pub(crate) fn bury(&mut self, id: PageId) {
         self.owe();
+        if mutant!(GateClosesEarly) && !self.call.page(id).role().is_direct() {
+            self.call.mmu.gate.destroy();
+        }
         self.call.page(id).chain.store(self.dead, Ordering::Relaxed);
         self.dead = id.0 + 1;
     }
@@ -74,7 +77,7 @@ impl<'c, 'm, H: Host, O: Observer> Debt<'c, 'm, H, O> {
     pub(crate) fn promise(&mut self) {
         if self.owed {
             self.pay();
-        } else if self.call.flush_is_pending() {
+        } else if self.call.flush_is_pending() && !mutant!(PromiseForOwnDebt) {
             self.call.flush_all();
         }
     }
@@ -85,18 +88,29 @@ impl<'c, 'm, H: Host, O: Observer> Debt<'c, 'm, H, O> {
             return;
         }
         let call = self.call;
-        call.flush_all();
+        if mutant!(LowerBeforeFlush) {
+            call.mmu.flush_pending.fetch_sub(1, Ordering::AcqRel);
+        }
+        if !mutant!(DropFlush) {
+            call.flush_all();
+        }
         self.owed = false;
         if let Some((from, to)) = self.dirty.take() {
             call.redirty(from, to);
         }
         // Release: the flush comes before; pairs with the Acquire in `flush_is_pending`.
-        call.mmu.flush_pending.fetch_sub(1, Ordering::AcqRel);
+        if !mutant!(LowerBeforeFlush) {
+            call.mmu.flush_pending.fetch_sub(1, Ordering::AcqRel);
+        }
         while let Some(id) = self.dead.checked_sub(1).map(PageId) {
             let page = call.page(id);
             self.dead = page.chain.load(Ordering::Relaxed);
-            if !page.role().is_direct() {
+            if !page.role().is_direct() && !mutant!(GateNeverCloses) && !mutant!(GateClosesEarly) {
                 call.mmu.gate.destroy();
+            }
+            if mutant!(FreeWithoutGrace) {
+                call.give_back(id);
+                continue;
             }
             call.mmu.grace.retire(&call.locks, &call.mmu.pool, id);
             call.count(Event::Zap);

@@ -27,7 +27,7 @@ const DENSE: u32 = 48;
 /// Returns what a shadow of the leaf may allow: writing only once D is set, so that the guest's D bit is set in time.
 #[inline]
 pub(crate) fn shadow_rights(leaf: &LeafEntry) -> Rights {
-    if leaf.is_dirty() {
+    if leaf.is_dirty() || mutant!(WriteBeforeDirty) {
         leaf.rights
     } else {
         leaf.rights - Rights::WRITE
@@ -137,7 +137,14 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         let verdict = gpte.map_or(Verdict::Remove, |gpte| {
             self.judge(page, slot, spte, gpte, decoder)
         });
-        if let (Some(copy), Ok(gpte)) = (state.copy.as_deref_mut(), gpte) {
+        let gpte = if mutant!(ReadTwice) {
+            self.read_gpte(page.role(), Self::gpte_at(page, slot), GpteWidth::Bytes8)
+        } else {
+            gpte
+        };
+        if let (Some(copy), Ok(gpte)) = (state.copy.as_deref_mut(), gpte)
+            && !mutant!(CopyNotRefreshed)
+        {
             copy[slot.get() % 512] = gpte.raw();
         }
         match verdict {
@@ -190,7 +197,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         let role = page.role();
         let entry = decoder.decode(role.level(), gpte, role.rights());
         // A cleared A bit must be set again by the next use, so that the entry has to go.
-        if !gpte.has(Gpte::ACCESSED) {
+        if !gpte.has(Gpte::ACCESSED) && !mutant!(KeepUnaccessed) {
             return Verdict::Remove;
         }
         match (page.record(slot), entry) {
@@ -199,7 +206,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
                 let Some((gfn, child_role)) = demand_of(role, &entry) else {
                     return Verdict::Remove;
                 };
-                if self.page(child).is_for(gfn, child_role) {
+                if self.page(child).is_for(gfn, child_role) || mutant!(KeepWrongChild) {
                     Verdict::Keep
                 } else {
                     Verdict::Remove
@@ -232,10 +239,12 @@ fn judge_leaf(gfn: Gfn, spte: Spte, leaf: &LeafEntry, level: Level) -> Verdict {
     let rights = shadow_rights(leaf);
     let user = rights.contains(Rights::USER) == spte.has(Spte::USER);
     let execute = rights.contains(Rights::EXECUTE) != spte.has(Spte::NO_EXECUTE);
-    if gfn != leaf.base || leaf.level != level || !user || !execute || spte.has(Spte::KERNEL_WRITE)
-    {
+    let user = user || mutant!(KeepUser);
+    let execute = execute || mutant!(KeepExecute);
+    let same = gfn == leaf.base || mutant!(KeepFrame);
+    if !same || leaf.level != level || !user || !execute || spte.has(Spte::KERNEL_WRITE) {
         Verdict::Remove
-    } else if spte.has(Spte::WRITE) && !rights.contains(Rights::WRITE) {
+    } else if spte.has(Spte::WRITE) && !rights.contains(Rights::WRITE) && !mutant!(KeepWrite) {
         Verdict::Narrow(gfn)
     } else {
         Verdict::Keep

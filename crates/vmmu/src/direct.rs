@@ -169,8 +169,9 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
             host.largest.min(self.mmu.config.largest_leaf)
         };
         let target = slot.largest(gfn, most);
-        let writable =
-            host.writable && !slot.flags.contains(SlotFlags::READ_ONLY) && (writes || !logs);
+        let writable = host.writable
+            && (!slot.flags.contains(SlotFlags::READ_ONLY) || mutant!(NestedReadOnlyWritable))
+            && (writes || !logs);
         let mut id = self.direct_root(space)?;
         loop {
             let page = self.page(id);
@@ -263,15 +264,16 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         let level = page.role().level();
         let mut debt = Debt::new(self);
         let state = page.lock.lock(&self.locks);
-        if !self.mmu.shards.is_unchanged(gfn, Level::L3, snapshot)
-            || snapshot.slots != self.mmu.slots.generation()
+        if (!self.mmu.shards.is_unchanged(gfn, Level::L3, snapshot)
+            || snapshot.slots != self.mmu.slots.generation())
+            && !mutant!(NestedWithoutCheck)
         {
             return Err(Again::Raced);
         }
         let old = self.load(page, index);
         if old.is_present() {
             let grows = old.same_target(leaf) && old.raw() & !leaf.raw() & self.format().write == 0;
-            if !grows {
+            if !grows && !mutant!(NestedOverwrite) {
                 self.direct_remove(page, index, &mut debt);
                 drop(state);
                 debt.pay();
@@ -302,7 +304,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
                 gfn,
             );
         }
-        if leaf.has(self.format().write) {
+        if leaf.has(self.format().write) && !mutant!(NestedUnmarked) {
             self.direct_dirty(gfn, page, &mut debt, false);
         }
         drop(state);
@@ -383,7 +385,9 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
     /// Removes every leaf of the range, in both address spaces.
     pub(crate) fn unmap_direct(&self, base: Gfn, frames: u64, debt: &mut Debt<'_, 'm, H, O>) {
         for space in [AddressSpace::Normal, AddressSpace::SystemManagement] {
-            if let Some(root) = self.mmu.direct.get(space) {
+            if let Some(root) = self.mmu.direct.get(space)
+                && !(mutant!(UnmapOneSpace) && space != AddressSpace::Normal)
+            {
                 self.unmap_table(root, base.get(), base.get().saturating_add(frames), debt);
             }
         }

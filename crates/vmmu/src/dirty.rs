@@ -59,12 +59,7 @@ fn within(first: u64, from: u64, to: u64) -> [u64; 8] {
 }
 
 impl<'m, H: Host, O: Observer> Call<'m, H, O> {
-    fn harvest_region(
-        &self,
-        first: Gfn,
-        space: AddressSpace,
-        mask: &[u64; 8],
-    ) -> [u64; 8] {
+    fn harvest_region(&self, first: Gfn, space: AddressSpace, mask: &[u64; 8]) -> [u64; 8] {
         let mut debt = Debt::new(self);
         let taken = if self.is_direct_engine() {
             self.take_direct(first, space, mask, &mut debt)
@@ -95,7 +90,9 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         let taken = stripe
             .region(first)
             .map_or([0; 8], |(region, _)| region.take_dirty(space, mask));
-        each(first, &taken, |gfn| self.protect(&mut stripe, gfn, debt));
+        if !mutant!(HarvestKeepsWrite) {
+            each(first, &taken, |gfn| self.protect(&mut stripe, gfn, debt));
+        }
         // Narrowing has marked the frames again; what it stands for is in `taken`, and flushed before the caller copies anything.
         if let Some((region, _)) = stripe.region(first) {
             let _ = region.take_dirty(space, &taken);
@@ -117,7 +114,9 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
             .lock(&self.locks, first)
             .region(first)
             .map_or([0; 8], |(region, _)| region.take_dirty(space, mask));
-        each(first, &taken, |gfn| self.protect_direct(space, gfn, debt));
+        if !mutant!(NestedHarvestKeepsWrite) {
+            each(first, &taken, |gfn| self.protect_direct(space, gfn, debt));
+        }
         taken
     }
 

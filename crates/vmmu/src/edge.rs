@@ -19,6 +19,7 @@ use crate::host::Host;
 use crate::invalidate::Snapshot;
 use crate::mmu::Call;
 use crate::page::{Flags, Page, PageId, Record, SpteRef};
+use crate::slots::AddressSpace;
 use crate::spte::{EntryFormat, Spte};
 use crate::stats::{Event, Observer};
 use crate::walk::Rights;
@@ -100,12 +101,15 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         let old = self.load(page, slot);
         let record = page.record(slot);
         if old.is_present() {
-            if record != Record::Leaf(leaf.gfn) || !old.same_target(self.plain(leaf, level)) {
+            if (record != Record::Leaf(leaf.gfn) || !old.same_target(self.plain(leaf, level)))
+                && !mutant!(OverwriteLeaf)
+            {
                 return Err(Refused::Occupied);
             }
         } else if record != Record::Empty
             && record != Record::Leaf(leaf.gfn)
             && self.flush_is_pending()
+            && !mutant!(InstallBeforeFlush)
         {
             return Err(Refused::FlushFirst);
         }
@@ -117,8 +121,8 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         }
         let (region, _) = stripe.region(leaf.gfn).ok_or(Missing::Region(leaf.gfn))?;
         let tracked = if level == Level::L1 {
-            region.is_tracked(leaf.gfn)
-        } else if region.live != 0 {
+            region.is_tracked(leaf.gfn) && !forgets_tracking(page, old)
+        } else if region.live != 0 && !mutant!(LargeOverTable) {
             return Err(Refused::TooLarge);
         } else {
             false
@@ -131,15 +135,20 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
             self.plain(leaf, level)
                 .with(leaf.bits)
                 .with(if writable { Spte::WRITE } else { 0 });
-        if writable {
+        if writable && !mutant!(WritableUnmarked) {
             region.mark_dirty(leaf.gfn, level, page.role().space());
         }
-        if old.is_present() {
+        if old.is_present() && !(mutant!(OverwriteLeaf) && record != Record::Leaf(leaf.gfn)) {
             // Re-read under the gfn lock: a removal may have come between.
             return self.widen(page, slot, new);
         }
+        if mutant!(StoreBeforeRoom) {
+            self.mmu.host.store(page.table(), slot, new.raw());
+        }
         stripe.add_leaf(leaf.gfn, level, SpteRef::new(id, slot))?;
-        page.set_record(slot, Record::Leaf(leaf.gfn));
+        if !(mutant!(KeepOldRecord) && record != Record::Empty) {
+            page.set_record(slot, Record::Leaf(leaf.gfn));
+        }
         self.mmu.host.store(page.table(), slot, new.raw());
         self.count_at(
             if level == Level::L1 {
@@ -169,7 +178,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
                 return Err(Refused::Stale);
             }
             let traded = (old.raw() ^ new.raw()) & (Spte::USER | Spte::KERNEL_WRITE) != 0;
-            if traded || !old.same_target(new) {
+            if (traded && !mutant!(WidenTradesRights)) || !old.same_target(new) {
                 return Err(Refused::Occupied);
             }
             let executable = if new.has(Spte::NO_EXECUTE) {
@@ -180,6 +189,10 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
             let wide = executable.with(new.raw() & (Spte::WRITE | Spte::HARDWARE));
             if (wide.raw() ^ old.raw()) & !Spte::HARDWARE == 0 {
                 return Ok(Installed::Present);
+            }
+            if mutant!(WidenBlindly) {
+                self.mmu.host.store(page.table(), slot, wide.raw());
+                return Ok(Installed::Widened);
             }
             match self
                 .mmu
@@ -206,21 +219,26 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         let old = self.load(page, slot);
         let record = page.record(slot);
         if old.is_present() {
-            return if record == Record::Link(child) {
-                Ok(Installed::Present)
-            } else {
-                Err(Refused::Occupied)
-            };
+            if record == Record::Link(child) {
+                return Ok(Installed::Present);
+            }
+            if !mutant!(OverwriteLink) {
+                return Err(Refused::Occupied);
+            }
         }
-        if record != Record::Empty && record != Record::Link(child) && self.flush_is_pending() {
+        if record != Record::Empty
+            && record != Record::Link(child)
+            && self.flush_is_pending()
+            && !mutant!(LinkBeforeFlush)
+        {
             return Err(Refused::FlushFirst);
         }
         let mut stripe = self.mmu.frames.lock(&self.locks, gfn);
         // Rule R4: what the walk demands at this moment, alive and clean.
-        if !below.is_for(gfn, role) {
+        if !below.is_for(gfn, role) && !mutant!(LinkDead) {
             return Err(Refused::Stale);
         }
-        if !below.flags().contains(Flags::CLEAN) {
+        if !below.flags().contains(Flags::CLEAN) && !mutant!(LinkUnclean) {
             return Err(Refused::Unclean);
         }
         stripe.add_parent(below, SpteRef::new(id, slot))?;
@@ -240,9 +258,12 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
     /// has seen it present under this lock.
     pub(crate) fn remove(&self, stripe: &mut Stripe, edge: SpteRef, debt: &mut Debt<'_, 'm, H, O>) {
         let page = self.page(edge.page());
-        debt.owe();
-        let record = page.record(edge.slot());
+        if !mutant!(RemoveOwesNothing) {
+            debt.owe();
+        }
+        let record = self.mutated_record(page, edge.slot());
         let listed = match record {
+            Record::Leaf(_) if mutant!(KeepReverseMap) => true,
             Record::Leaf(gfn) => stripe.drop_leaf(gfn, page.role().level(), edge),
             Record::Link(child) => stripe.drop_parent(self.page(child), edge),
             Record::Empty => false,
@@ -254,6 +275,24 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         let old = Spte::new(self.mmu.host.exchange(page.table(), edge.slot(), 0));
         if let Record::Leaf(gfn) = record {
             self.note_dirty(stripe, page, gfn, old, debt);
+        }
+    }
+
+    /// Reads the record of a slot that is to be removed; the mutants of rule R1 make it up instead.
+    #[inline]
+    fn mutated_record(&self, page: &Page, slot: Index) -> Record {
+        let record = page.record(slot);
+        let (level, role) = (page.role().level(), page.role());
+        match record {
+            Record::Leaf(_) if mutant!(GfnFromPosition) => {
+                Record::Leaf(page.gfn().wrapping_add(slot.get() as u64 * level.frames()))
+            }
+            Record::Leaf(gfn) if mutant!(GfnFromGpte) && !role.is_direct() => {
+                let at = Self::gpte_at(page, slot);
+                let gpte = self.read_gpte(role, at, crate::walk::GpteWidth::Bytes8);
+                Record::Leaf(gpte.map_or(gfn, |gpte| Gfn::new(gpte.raw() << 12 >> 24)))
+            }
+            record => record,
         }
     }
 
@@ -293,7 +332,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         };
         let mut stripe = self.mmu.frames.lock(&self.locks, gfn);
         // Look again: it may have been removed by frame meanwhile.
-        let present = self.load(page, slot).is_present();
+        let present = self.load(page, slot).is_present() || mutant!(RemoveWithoutLook);
         if present {
             self.remove(&mut stripe, SpteRef::new(id, slot), debt);
         }
@@ -313,7 +352,9 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
             if !old.is_present() || !old.has(Spte::WRITE) {
                 return false;
             }
-            debt.owe();
+            if !mutant!(NarrowOwesNothing) {
+                debt.owe();
+            }
             // D goes with W: an entry that cannot be written carries no news.
             let new = old.without(Spte::WRITE | Spte::DIRTY);
             match self
@@ -336,6 +377,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         while let Some(edge) = stripe
             .region(gfn)
             .and_then(|(region, nodes)| nodes.first(region.large))
+            && !mutant!(ProtectKeepsLarge)
         {
             self.remove(stripe, edge, debt);
         }
@@ -353,12 +395,22 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
                 });
             }
             for edge in batch.iter().flatten() {
-                self.narrow(stripe, *edge, debt);
+                if !mutant!(ProtectKeepsWrite) {
+                    self.narrow(stripe, *edge, debt);
+                }
             }
             done += batch.len();
-            if done >= seen {
+            if done >= seen || mutant!(ProtectFirstBatch) {
                 return;
             }
         }
     }
+}
+
+/// Tells whether a mutant of rules R5 or R6 overlooks that a frame is tracked.
+#[inline]
+fn forgets_tracking(page: &Page, old: Spte) -> bool {
+    mutant!(WriteToTracked)
+        || (mutant!(WidenToTracked) && old.is_present())
+        || (mutant!(TrackOneSpace) && page.role().space() != AddressSpace::Normal)
 }

@@ -139,7 +139,7 @@ impl Region {
     fn set_dirty(&mut self, which: usize, gfn: Gfn, level: Level, space: AddressSpace) {
         if let Some(words) = self.dirty[space as usize].as_deref_mut() {
             let words = &mut words[which];
-            if level == Level::L1 {
+            if level == Level::L1 || mutant!(LargeDirtyOnce) {
                 let (word, bit) = Self::bit(gfn);
                 words[word] |= bit;
             } else {
@@ -184,7 +184,7 @@ impl Region {
         if let Some(words) = self.dirty[space as usize].as_deref_mut() {
             for (t, (w, m)) in taken.iter_mut().zip(words[0].iter_mut().zip(mask)) {
                 *t = *w & m;
-                *w &= !m;
+                *w &= if mutant!(HarvestTakesMore) { 0 } else { !m };
             }
         }
         taken
@@ -356,7 +356,7 @@ impl Stripe {
                 }
             }
         }
-        if !page.role().is_direct() {
+        if !page.role().is_direct() && !mutant!(CountNotLowered) {
             region.live -= 1;
         }
     }
@@ -481,6 +481,14 @@ impl Frames {
         }
         drop(stripe);
         Ok(())
+    }
+
+    /// Forgets what a region's pages have to do with its frames: a mistake (rule R5).
+    pub(crate) fn forget(&self, locks: &Locks, gfn: Gfn) {
+        if let Some((region, _)) = self.lock(locks, gfn).region(gfn) {
+            region.tracked = [0; 8];
+            region.live = 0;
+        }
     }
 
     /// Visits every stripe, one lock at a time.

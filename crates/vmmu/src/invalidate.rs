@@ -90,7 +90,8 @@ impl Shards {
             .covered(gfn, level)
             .iter()
             .any(|s| s.busy.load(Ordering::Acquire) != 0);
-        !busy && self.sum(gfn, level) == snapshot.sequence
+        (!busy || mutant!(BusyIgnored))
+            && (self.sum(gfn, level) == snapshot.sequence || mutant!(SequenceIgnored))
     }
 
     fn begin(&self, base: Gfn, frames: u64) {
@@ -101,6 +102,11 @@ impl Shards {
 
     fn end(&self, base: Gfn, frames: u64) {
         self.each(base, frames, |shard| {
+            if mutant!(EndLowersFirst) {
+                shard.busy.fetch_sub(1, Ordering::AcqRel);
+                shard.sequence.fetch_add(1, Ordering::AcqRel);
+                return;
+            }
             // The sequence first: between the two an installer sees at least one of them.
             shard.sequence.fetch_add(1, Ordering::AcqRel);
             shard.busy.fetch_sub(1, Ordering::AcqRel);
@@ -138,6 +144,9 @@ impl<H: Host, O: Observer> Mmu<H, O> {
     /// Faults in the range are answered with [`crate::FaultOutcome::Retry`] meanwhile, others go on.
     pub fn invalidate_begin(&self, base: Gfn, frames: u64) -> Invalidation<'_, H, O> {
         let call = self.call();
+        if mutant!(BusyAfterWalk) {
+            call.unmap_range(base, frames);
+        }
         self.shards.begin(base, frames);
         let invalidation = Invalidation {
             mmu: self,
@@ -145,7 +154,9 @@ impl<H: Host, O: Observer> Mmu<H, O> {
             frames,
         };
         call.count_at(Event::Invalidation, base);
-        call.unmap_range(base, frames);
+        if !mutant!(BusyAfterWalk) {
+            call.unmap_range(base, frames);
+        }
         invalidation
     }
 
@@ -178,7 +189,12 @@ impl<H: Host, O: Observer> Mmu<H, O> {
             frames: slot.frames,
         };
         self.slots.update(&call.locks, id, flags)?;
-        call.unmap_range(slot.base, slot.frames);
+        if !mutant!(SlotChangeKeepsMappings) {
+            call.unmap_range(slot.base, slot.frames);
+        }
+        if mutant!(RecordsDieWithSlot) {
+            call.mmu.frames.forget(&call.locks, slot.base);
+        }
         Ok(())
     }
 }
@@ -235,9 +251,11 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
                 self.remove(stripe, edge, debt);
             }
         };
-        if drain(&mut stripe, &|s| {
-            s.region(region).map_or(Head::default(), |(r, _)| r.large)
-        }) {
+        if !mutant!(UnmapKeepsLarge)
+            && drain(&mut stripe, &|s| {
+                s.region(region).map_or(Head::default(), |(r, _)| r.large)
+            })
+        {
             return true;
         }
         let first = from.max(region.get());

@@ -117,6 +117,9 @@
 #![forbid(unsafe_code)]
 extern crate alloc;
 
+#[macro_use]
+mod mutant;
+
 pub mod addr;
 mod audit;
 mod clean;

@@ -70,7 +70,7 @@ impl<H: Host, O: Observer> GpteMemory for SlottedMemory<'_, '_, H, O> {
         let gfn = Gfn::containing(at);
         let mut stripe = call.mmu.frames.lock(&call.locks, gfn);
         // Under the lock: an invalidation that has begun is seen, one that begins now waits for the lock in its walk.
-        if call.mmu.shards.is_busy(gfn) {
+        if call.mmu.shards.is_busy(gfn) && !mutant!(MarkWhileTakenBack) {
             return Err(GpteError::Busy);
         }
         let slot = call
@@ -78,7 +78,7 @@ impl<H: Host, O: Observer> GpteMemory for SlottedMemory<'_, '_, H, O> {
             .slots
             .find(self.space, gfn)
             .ok_or(GpteError::Missing)?;
-        if slot.flags.contains(SlotFlags::READ_ONLY) {
+        if slot.flags.contains(SlotFlags::READ_ONLY) && !mutant!(MarkReadOnlySlot) {
             return Ok(CasOutcome::ReadOnly);
         }
         let offset = at.page_offset() as u16;
@@ -90,7 +90,9 @@ impl<H: Host, O: Observer> GpteMemory for SlottedMemory<'_, '_, H, O> {
             new.raw(),
         ) {
             Ok(Ok(_)) => {
-                if let Some((region, _)) = stripe.region(gfn) {
+                if let Some((region, _)) = stripe.region(gfn)
+                    && !mutant!(MarkNotLogged)
+                {
                     region.mark_dirty(gfn, Level::L1, self.space);
                 }
                 Ok(CasOutcome::Done)

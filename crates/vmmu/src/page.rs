@@ -294,6 +294,9 @@ impl Page {
         self.record_low[slot.get()].store(packed as u32, Ordering::Relaxed);
         self.record_high[slot.get()].store((packed >> 32) as u8, Ordering::Relaxed);
         let word = &self.present[slot.get() / 64];
+        if mutant!(NoPresenceBit) {
+            return;
+        }
         // One writer at a time: the table lock is held.
         word.store(
             word.load(Ordering::Relaxed) | 1 << (slot.get() % 64),

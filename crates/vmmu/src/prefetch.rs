@@ -109,13 +109,15 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         else {
             return None;
         };
-        if !entry.is_accessed() {
+        if !entry.is_accessed() && !mutant!(PrefetchUnaccessed) {
             return None;
         }
         let gfn = entry.base;
         let snapshot = self.mmu.shards.snapshot(gfn, Level::L1, &self.mmu.slots);
         // A slot at hand serves as long as no slot has changed: the snapshot covers the look-up.
-        if !slot.is_some_and(|(s, generation)| s.contains(gfn) && generation == snapshot.slots) {
+        if !slot.is_some_and(|(s, generation)| {
+            (s.contains(gfn) || mutant!(PrefetchBeyondSlot)) && generation == snapshot.slots
+        }) {
             *slot = self
                 .mmu
                 .slots
@@ -129,6 +131,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
             || slot
                 .flags
                 .intersects(SlotFlags::READ_ONLY | SlotFlags::LOG_DIRTY)
+                && !mutant!(PrefetchIgnoresSlot)
         {
             rights -= Rights::WRITE;
         }
@@ -155,7 +158,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         let role = page.role();
         for guess in guesses.iter().flatten() {
             let now = self.read_gpte(role, Self::gpte_at(page, guess.index), GpteWidth::Bytes8);
-            if !now.is_ok_and(|now| now == guess.gpte) {
+            if !now.is_ok_and(|now| now == guess.gpte) && !mutant!(PrefetchWithoutRecheck) {
                 continue;
             }
             match self.install_leaf(id, guess.index, &guess.leaf, Purpose::Any) {

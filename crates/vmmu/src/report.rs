@@ -70,7 +70,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
                 self.report_page(*id, gpa, len, aligned, &mut debt);
             }
             skip += BATCH;
-            if skip >= seen {
+            if skip >= seen || mutant!(ReportFirstBatch) {
                 break;
             }
         }
@@ -99,6 +99,11 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         let decoder = self.mmu.decoder(page.role());
         let (first, last) = (gpa.page_offset() / 8, (gpa.page_offset() + len - 1) / 8);
         let mut state = page.lock.lock(&self.locks);
+        let last = if mutant!(ReportFirstEntry) {
+            first
+        } else {
+            last
+        };
         for slot in first..=last {
             self.derive_one(
                 id,

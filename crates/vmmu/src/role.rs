@@ -38,7 +38,11 @@ impl Role {
     ) -> Self {
         Self(
             Self::mode_bits(mode)
-                | (space as u32) << 7
+                | (if mutant!(RoleWithoutSpace) {
+                    0
+                } else {
+                    space as u32
+                }) << 7
                 | u32::from(inherited.bits()) << 4
                 | u32::from(level.get()),
         )
@@ -60,14 +64,26 @@ impl Role {
     }
 
     fn mode_bits(mode: PagingMode) -> u32 {
+        if mutant!(RoleWithoutRules) {
+            return (mode.format() as u32) << 16 | u32::from(PagingRules::NX.bits()) << 19;
+        }
         (mode.format() as u32) << 16 | u32::from(mode.rules().bits()) << 19
     }
 
     /// Returns the role of the page below, for an entry that leads to a guest table with `inherited` rights.
     #[inline]
-    pub(crate) const fn child(self, level: Level, inherited: Rights, direct: bool) -> Self {
+    pub(crate) fn child(self, level: Level, inherited: Rights, direct: bool) -> Self {
         let kept = self.0 & !0x7f & !Self::PAE_ROOT;
-        let direct = if direct { Self::DIRECT } else { 0 };
+        let direct = if direct && !mutant!(RoleWithoutDirect) {
+            Self::DIRECT
+        } else {
+            0
+        };
+        let inherited = if mutant!(RoleWithoutRights) {
+            Rights::all()
+        } else {
+            inherited
+        };
         Self(kept | direct | (inherited.bits() as u32) << 4 | level.get() as u32)
     }
 

@@ -144,6 +144,11 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
             Err(LookupError::Hole) => return self.device(&way, debt),
             Err(_) => return Err(Error::HostMemory { gfn }.into()),
         };
+        let snapshot = if mutant!(SnapshotAfterLookup) {
+            self.mmu.shards.snapshot(gfn, Level::L2, &self.mmu.slots)
+        } else {
+            snapshot
+        };
         let Some((rights, bits)) = self.rights_of(local, &walk, access, &slot, host.writable)
         else {
             self.count_at(Event::FaultEmulated, gfn);
@@ -184,7 +189,9 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
 
     /// Answers an access to what no slot has. What an earlier mapping left in the slot is removed and flushed first (scenario B3).
     fn device(&self, way: &Way<'_>, debt: &mut Debt<'_, 'm, H, O>) -> Result<FaultOutcome, Again> {
-        if let Some((id, index)) = self.deepest(way.root, way.gva) {
+        if let Some((id, index)) = self.deepest(way.root, way.gva)
+            && !mutant!(DeviceKeepsMapping)
+        {
             let page = self.page(id);
             let _state = page.lock.lock(&self.locks);
             self.remove_recorded(id, index, debt);
@@ -216,17 +223,27 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
                 if rights.contains(Rights::USER) && rules.contains(PagingRules::SMAP) {
                     return None;
                 }
-                if rights.contains(Rights::USER) && rules.contains(PagingRules::SMEP) {
+                if rights.contains(Rights::USER)
+                    && rules.contains(PagingRules::SMEP)
+                    && !mutant!(KernelWriteExecutes)
+                {
                     rights -= Rights::EXECUTE;
                 }
-                rights = (rights - Rights::USER) | Rights::WRITE;
+                if !mutant!(KernelWriteForUser) {
+                    rights -= Rights::USER;
+                }
+                rights |= Rights::WRITE;
                 bits |= Spte::KERNEL_WRITE;
             }
-        } else if !walk.is_dirty() || slot.flags.contains(SlotFlags::LOG_DIRTY) {
+        } else if (!walk.is_dirty() && !mutant!(FirstReadWritable))
+            || slot.flags.contains(SlotFlags::LOG_DIRTY)
+        {
             // The first write has to be seen: it sets the guest's D bit, or the log's.
             rights -= Rights::WRITE;
         }
-        if slot.flags.contains(SlotFlags::READ_ONLY) || !host_writable {
+        if (slot.flags.contains(SlotFlags::READ_ONLY) && !mutant!(ReadOnlySlotWritable))
+            || (!host_writable && !mutant!(HostRightsIgnored))
+        {
             rights -= Rights::WRITE;
         }
         Some((rights, bits))
@@ -302,7 +319,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         if !page.is_alive() {
             return Err(Refused::Stale);
         }
-        if page.role().is_direct() {
+        if page.role().is_direct() || mutant!(LeafWithoutRecheck) {
             return self.install_leaf(id, index, leaf, purpose);
         }
         let gpte = self.recheck(way, level, page.role())?;

@@ -92,7 +92,7 @@ impl SlotView {
             let inside =
                 start >= self.base.get() && start + level.frames() <= self.base.get() + self.frames;
             match level.below() {
-                Some(below) if !inside => level = below,
+                Some(below) if !inside && !mutant!(LargeOverSlotEdge) => level = below,
                 _ => break,
             }
         }

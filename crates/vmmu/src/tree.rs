@@ -49,7 +49,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
     ) -> Result<PageId, Again> {
         // No lock: whatever the record says, a page that is what the walk demands is the right one.
         let child = match self.linked(id, index) {
-            Some(child) if self.page(child).is_for(gfn, role) => child,
+            Some(child) if self.page(child).is_for(gfn, role) || mutant!(FollowAnyLink) => child,
             _ => self.grow(way, id, index, gfn, role, debt)?,
         };
         let page = self.page(child);
@@ -77,10 +77,10 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
     ) -> Result<PageId, Again> {
         let child = self.find_or_create(gfn, role, &way.pinned, debt)?;
         for _ in 0..4 {
-            if !self.page(child).flags().contains(Flags::CLEAN) {
+            if !self.page(child).flags().contains(Flags::CLEAN) && !mutant!(LinkUnclean) {
                 let _ = self.make_clean(child, debt);
             }
-            if role.level() > Level::L1 && !role.is_direct() {
+            if role.level() > Level::L1 && !role.is_direct() && !mutant!(LinkBelowUncleanRoot) {
                 self.clean_root(way.root, debt);
             }
             debt.pay();
@@ -107,7 +107,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         if !page.is_alive() {
             return Err(Refused::Stale);
         }
-        let gpte = if page.role().is_direct() {
+        let gpte = if page.role().is_direct() || mutant!(LinkWithoutRecheck) {
             None
         } else {
             Some(self.recheck(way, page.role().level(), page.role())?)
@@ -165,7 +165,9 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         let table = match self.mmu.host.allocate_table(place) {
             Ok(table) => table,
             Err(out) => {
-                self.mmu.pool.put(&self.locks, id);
+                if !mutant!(LeakPage) {
+                    self.mmu.pool.put(&self.locks, id);
+                }
                 return Err(Error::from(out).into());
             }
         };
@@ -177,7 +179,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         );
         // Made now, because it must not be allocated under a lock later.
         let _ = self.mmu.decoder(role);
-        if !role.is_direct() {
+        if !role.is_direct() && !mutant!(GateUncounted) {
             self.mmu.gate.create();
         }
         self.publish(id, gfn, role).inspect(|made| {

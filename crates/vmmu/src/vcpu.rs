@@ -218,7 +218,7 @@ impl<'m, H: Host, O: Observer> Vcpu<'m, H, O> {
     pub fn load_cr3(&self, cr3: Cr3) -> Result<(), Error> {
         let mut local = self.claim()?;
         local.walker.set_cr3(cr3, None);
-        local.flush = true;
+        local.flush |= !mutant!(Cr3KeepsTlb);
         if self.mmu.config.engine == crate::Engine::Shadow {
             self.with_pages(|call| call.load_root(&mut local))
         } else {
@@ -232,7 +232,7 @@ impl<'m, H: Host, O: Observer> Vcpu<'m, H, O> {
     /// As [`Vcpu::set_paging`].
     pub fn invalidate(&self, what: TlbFlush) -> Result<(), Error> {
         let mut local = self.claim()?;
-        local.flush = true;
+        local.flush |= !mutant!(InvlpgKeepsTlb);
         if self.mmu.config.engine != crate::Engine::Shadow {
             return Ok(());
         }
@@ -242,7 +242,9 @@ impl<'m, H: Host, O: Observer> Vcpu<'m, H, O> {
                 let call = self.call();
                 call.count(Event::Invlpg);
                 let mut debt = Debt::new(&call);
-                if let Some(root) = call.usable_root(&local) {
+                if let Some(root) = call.usable_root(&local)
+                    && !mutant!(InvlpgOnlyFlushes)
+                {
                     call.derive_way(root, gva, &mut debt);
                 }
                 debt.pay();
@@ -341,7 +343,7 @@ impl<'m, H: Host, O: Observer> Vcpu<'m, H, O> {
             // Full barrier: pairs with the one in `flush_all`. Without it a request could be missed here while its requester still
             // sees OUTSIDE.
             fence(Ordering::SeqCst);
-            let dead = !self.mmu.pool.get(root).is_alive();
+            let dead = !self.mmu.pool.get(root).is_alive() && !mutant!(EnterDeadRoot);
             if self.shared.requests.load(Ordering::Acquire) == 0 && !dead {
                 let flush = core::mem::take(&mut local.flush);
                 return Ok(Entry {
@@ -350,7 +352,7 @@ impl<'m, H: Host, O: Observer> Vcpu<'m, H, O> {
                 });
             }
             self.leave();
-            if self.shared.requests.swap(0, Ordering::AcqRel) != 0 {
+            if self.shared.requests.swap(0, Ordering::AcqRel) != 0 && !mutant!(RequestUnserved) {
                 local.flush = true;
             }
         }
@@ -386,7 +388,9 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         self.locks.assert_none();
         self.count(Event::Flush);
         for vcpu in &self.mmu.vcpus {
-            vcpu.requests.store(1, Ordering::Release);
+            if !mutant!(NoRequest) {
+                vcpu.requests.store(1, Ordering::Release);
+            }
         }
         // Full barrier: pairs with the one in `enter`.
         fence(Ordering::SeqCst);
@@ -398,9 +402,16 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
             }
             self.count(Event::Kick);
             let mut round = 0;
-            while vcpu.exits.load(Ordering::Acquire) == exits {
+            while if mutant!(WaitForMode) {
+                vcpu.mode.load(Ordering::Acquire) != OUTSIDE
+            } else {
+                vcpu.exits.load(Ordering::Acquire) == exits
+            } {
                 if round % 1024 == 0 {
                     self.mmu.host.kick(VcpuId(i as u16));
+                }
+                if mutant!(KickWithoutWait) {
+                    break;
                 }
                 self.mmu.host.relax(round);
                 round = round.wrapping_add(1);
@@ -417,6 +428,9 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
 
     fn is_current(&self, root: &Root) -> bool {
         let page = self.page(root.id);
+        if mutant!(DeadRootKept) {
+            return true;
+        }
         page.is_for(root.gfn, root.role)
             && page.incarnation.load(Ordering::Relaxed) == root.incarnation
     }

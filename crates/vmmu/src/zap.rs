@@ -82,7 +82,13 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         if !self.kill(id, debt) {
             return false;
         }
-        self.empty(id, debt);
+        if !mutant!(ZapKeepsEntries) {
+            self.empty(id, debt);
+        }
+        if mutant!(FreeBeforeFlush) {
+            self.give_back(id);
+            return true;
+        }
         debt.bury(id);
         true
     }
@@ -98,14 +104,17 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         }
         debt.owe();
         page.set_flags(flags & Flags::ROOT);
-        stripe.unhash(&self.mmu.pool, id, page);
+        if !mutant!(DeadStaysHashed) {
+            stripe.unhash(&self.mmu.pool, id, page);
+        }
         while let Some(edge) = stripe
             .nodes
             .first(Head(page.parents.load(Ordering::Relaxed)))
+            && !mutant!(DeadStaysLinked)
         {
             self.remove(&mut stripe, edge, debt);
         }
-        if flags.contains(Flags::COUNTED) {
+        if flags.contains(Flags::COUNTED) && !mutant!(DeadStaysTracked) {
             stripe.retrack(&self.mmu.pool, gfn);
         }
         if flags.contains(Flags::LISTED) {
@@ -167,7 +176,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
                 continue;
             };
             let spared = pinned.contains(&PageId(at))
-                || page.references.load(Ordering::Acquire) != 0
+                || (page.references.load(Ordering::Acquire) != 0 && !mutant!(ReclaimRoots))
                 || !page.is_alive();
             if !spared && page.used.swap(0, Ordering::Relaxed) == 0 && self.zap(PageId(at), debt) {
                 self.count_at(Event::Reclaim, page.gfn());

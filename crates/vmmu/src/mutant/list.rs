@@ -1,0 +1,131 @@
+// The mutants: rule, name, the tests that kill it (where, and a filter), and the mistake.
+//
+// Included by the library, which makes an enum of it, and by the tool that runs them. `Machine` tests are those of the crate vmmu-tests,
+// `Unit` tests the library's own, `Loom` tests the library's own under loom.
+mutants! {
+    // R1: recorded, not recomputed.
+    R1 GfnFromPosition Machine "r1" "a removal takes the frame from the position in the table, not from the record";
+    R1 GfnFromGpte Machine "r1" "a removal reads the guest's entry again to learn which frame it mapped";
+    R1 KeepOldRecord Machine "r1" "a slot that is used again keeps the record of its first mapping";
+    R1 KeepReverseMap Machine "r1" "a removal leaves the entry in its frame's reverse map";
+    R1 NoPresenceBit Machine "r1" "an installation does not set the presence bit";
+    R1 RemoveWithoutLook Machine "r1" "a removal by slot does not look again under the lock of the frame";
+    // R2: guest entries change behind one's back.
+    R2 LeafWithoutRecheck Machine "r2" "a leaf is installed without reading the guest's entry again";
+    R2 LinkWithoutRecheck Machine "r2" "a page is linked without reading the guest's entry again";
+    R2 PrefetchWithoutRecheck Machine "r2" "a neighbour is prefetched without reading its entry again";
+    R2 PrefetchBeyondSlot Machine "r2" "a neighbour is prefetched through the slot at hand, wherever its frame lies";
+    R2 ReadTwice Machine "r2" "one read of a guest entry decides, another one is remembered";
+    R2 CopyNotRefreshed Machine "r2" "the copy of a dense table is not brought up to date";
+    R2 DeviceKeepsMapping Machine "r2" "an access to a device leaves what the slot mapped before";
+    // R3: a present entry is never overwritten.
+    R3 OverwriteLeaf Machine "r3" "a leaf is stored over one of another frame";
+    R3 OverwriteLink Machine "r3" "a link is stored over one to another page";
+    R3 InstallBeforeFlush Machine "r3" "a leaf is installed where another's flush is still owed";
+    R3 LinkBeforeFlush Machine "r3" "a link is installed where another's flush is still owed";
+    R3 NestedOverwrite Machine "r3" "a nested leaf loses rights in place, without a flush";
+    // R4: a child is checked when it is linked, and a role decides a page's content.
+    R4 LinkDead Machine "r4" "a page is linked though it died since it was found";
+    R4 LinkUnclean Machine "r4" "a page is linked though it is not clean";
+    R4 FollowAnyLink Machine "r4" "a link is followed to whatever page it names";
+    R4 KeepWrongChild Machine "r4" "a link stays though the guest's entry leads elsewhere";
+    R4 RoleWithoutDirect Machine "r4" "the page of a split huge page and that of a table share a role";
+    R4 RoleWithoutRules Machine "r4" "pages made under CR0.WP = 0 serve under WP = 1";
+    R4 DeadStaysHashed Machine "r4" "a dead page is found again";
+    R4 DeadStaysLinked Machine "r4" "a dead page keeps its parents";
+    R4 DeadRootKept Machine "r4" "a vCPU goes on with a root that died";
+    // R5: frame records are keyed by gfn, per VM.
+    R5 TrackOneSpace Machine "r5" "only the normal address space honours write tracking";
+    R5 RecordsDieWithSlot Machine "r5" "the records of frames go with their slot";
+    R5 LargeOverSlotEdge Machine "r5" "a large leaf reaches over the edge of its slot";
+    R5 RoleWithoutSpace Machine "r5" "address spaces share their pages";
+    R5 UnmapOneSpace Machine "r5" "nested tables of system-management mode keep frames that were taken back";
+    R5 SlotChangeKeepsMappings Machine "r5" "a slot that is removed or changed stays mapped";
+    // R6: nothing writable maps a clean page's gfn, and nothing large its region.
+    R6 WriteToTracked Machine "r6" "a tracked frame is mapped writable";
+    R6 WidenToTracked Machine "r6" "a leaf of a tracked frame gains writing";
+    R6 ProtectKeepsWrite Machine "r6" "a frame becomes tracked, its leaves stay writable";
+    R6 ProtectFirstBatch Machine "r6" "a frame becomes tracked, only its first leaves lose writing";
+    R6 ProtectKeepsLarge Machine "r6" "a frame becomes tracked, a large leaf over it stays";
+    R6 LargeOverTable Machine "r6" "a large leaf is installed over a guest table";
+    R6 CountNotLowered Machine "r6" "the count that forbids large leaves never comes down";
+    R6 DeadStaysTracked Machine "r6" "a frame stays tracked when its pages are gone";
+    R6 UnsyncKeepsClean Machine "r6" "a page that becomes unsync still counts as clean";
+    R6 UnsyncOnePage Machine "r6" "of the pages of a table only one becomes unsync";
+    R6 CleanBeforeFlush Machine "r6" "a page is derived while TLBs may still write its table";
+    // R7: a flush owed is a value.
+    R7 DropFlush Machine "r7" "a debt is forgotten";
+    R7 RemoveOwesNothing Machine "r7" "a removal owes no flush";
+    R7 NarrowOwesNothing Machine "r7" "an entry loses rights, and no flush is owed";
+    R7 LowerBeforeFlush Machine "r7" "flush_pending is lowered before the flush";
+    R7 PromiseForOwnDebt Machine "r7" "who promises looks at the own debt only";
+    R7 KickWithoutWait Machine "r7" "a flush does not wait for the processors that it kicked";
+    R7 WaitForMode Machine "r7" "a flush waits for a state instead of a change";
+    R7 NoRequest Machine "r7" "a flush kicks processors without a request";
+    R7 RequestUnserved Machine "r7" "a processor forgets that its flush was requested";
+    R7 Cr3KeepsTlb Machine "r7" "a load of CR3 keeps the TLB";
+    R7 InvlpgKeepsTlb Machine "r7" "INVLPG keeps the TLB";
+    // R8: free after flush, after readers, after CR3.
+    R8 FreeBeforeFlush Machine "r8" "a zapped page's table is freed before the flush";
+    R8 FreeWithoutGrace Machine "r8" "a zapped page's table is freed without a grace period";
+    R8 GuardsIgnored Machine "r8" "a grace period ends while a call that began before it runs";
+    R8 ReferencesIgnored Machine "r8" "a root's table is freed while a processor has it loaded";
+    R8 ReclaimRoots Machine "r8" "reclaim takes roots that are loaded";
+    R8 ZapKeepsEntries Machine "r8" "a page dies with its entries in place";
+    R8 EnterDeadRoot Loom "root" "a vCPU enters its guest though its root has just died";
+    // R9: rights only narrow.
+    R9 RoleWithoutRights Machine "r9" "two parents with different rights share a page";
+    R9 WidenTradesRights Machine "r9" "a kernel-only writable entry and a user's are merged";
+    R9 KeepUser Machine "r9" "sync leaves a leaf to users that the guest took from them";
+    R9 KeepWrite Machine "r9" "sync leaves a leaf writable that the guest made read-only";
+    R9 KeepExecute Machine "r9" "sync leaves a leaf executable that the guest made NX";
+    R9 ReadOnlySlotWritable Machine "r9" "a read-only slot is mapped writable";
+    R9 NestedReadOnlyWritable Machine "r9" "a read-only slot is mapped writable in nested tables";
+    R9 HostRightsIgnored Machine "r9" "a frame that the host shares is mapped writable";
+    R9 PrefetchIgnoresSlot Machine "r9" "a prefetched leaf is writable in a read-only slot";
+    R9 KernelWriteForUser Machine "r9" "a kernel's write under CR0.WP = 0 lets users write";
+    R9 KernelWriteExecutes Machine "r9" "a kernel's write under CR0.WP = 0 and SMEP lets the kernel execute a user's page";
+    // R10: a dirty bit is never lost.
+    R10 WritableUnmarked Machine "r10" "a leaf becomes writable without a mark in the log";
+    R10 LargeDirtyOnce Machine "r10" "a write through a large leaf marks one frame";
+    R10 HarvestKeepsWrite Machine "r10" "a harvest leaves the frames writable that it takes from the log";
+    R10 NestedHarvestKeepsWrite Machine "r10" "a harvest leaves nested leaves writable";
+    R10 HarvestTakesMore Machine "r10" "a harvest takes the marks of a neighbouring slot";
+    R10 WidenBlindly Machine "r10" "an entry gains rights by a plain store, not by compare-exchange";
+    R10 NestedUnmarked Machine "r10" "a nested leaf becomes writable without a mark in the log";
+    // R11: errors leave no trace.
+    R11 StoreBeforeRoom Machine "r11" "an entry is stored before there is room in the reverse map";
+    R11 LeakPage Machine "r11" "a page is lost when no table can be allocated for it";
+    R11 ListHalf Machine "r11" "the list of unsync pages takes some pages and refuses the others";
+    // R12: the gate.
+    R12 GateUncounted Machine "r12" "a page is not counted by the gate";
+    R12 GateClosesEarly Machine "r12" "the gate closes before the page is emptied and flushed";
+    R12 GateNeverCloses Machine "r12" "the gate stays open when the last page is gone";
+    // R13: the guest's accessed and dirty bits are guest memory.
+    R13 MarkWhileTakenBack Machine "r13" "A and D are stored in a frame that is being taken back";
+    R13 MarkReadOnlySlot Machine "r13" "A and D are stored in read-only memory";
+    R13 MarkNotLogged Machine "r13" "a table's frame is not logged when A and D are stored in it";
+    R13 FirstReadWritable Machine "r13" "a read maps a page writable whose D bit is clear";
+    R13 WriteBeforeDirty Machine "r13" "a neighbour is mapped writable whose D bit is clear";
+    R13 PrefetchUnaccessed Machine "r13" "a neighbour is mapped whose A bit is clear";
+    R13 KeepUnaccessed Machine "r13" "sync keeps an entry whose A bit the guest cleared";
+    // The protocol between processors.
+    P BusyIgnored Machine "p_" "a frame is mapped while it is being taken back";
+    P SequenceIgnored Machine "p_" "a frame is mapped that was taken back since it was looked up";
+    P EndLowersFirst Loom "invalidation" "the end of an invalidation lowers its flag before it raises the sequence";
+    P BusyAfterWalk Machine "p_" "an invalidation raises its flag after its walk";
+    P SnapshotAfterLookup Machine "p_" "the snapshot is taken after the look-up";
+    P UnmapKeepsLarge Machine "p_" "an invalidation leaves large leaves";
+    P NestedWithoutCheck Machine "p_" "a nested leaf is installed without a look at the sequence";
+    P InvlpgOnlyFlushes Machine "p_" "INVLPG flushes the TLB and leaves the entry";
+    P CleanWithoutDerive Machine "p_" "a page becomes clean without being compared with its table";
+    P CleanThoughUnsynced Machine "p_" "a page becomes clean though it became unsync meanwhile";
+    P UnlistBeforeClean Machine "p_" "a page leaves the list before it is clean";
+    P EpochNotRaised Machine "p_" "an unsync does not raise the epoch";
+    P EpochBeforeList Loom "unsync" "an unsync raises the epoch before it lists its pages";
+    P EpochReadLate Machine "p_" "a root load takes the epoch after the list";
+    P LinkBelowUncleanRoot Machine "p_" "a tree is linked below a root that is not as clean as the epoch";
+    P KeepFrame Machine "p_" "sync keeps a leaf whose frame the guest changed";
+    P ReportFirstEntry Machine "p_" "of the entries that a write covers the first is looked at";
+    P ReportFirstBatch Machine "p_" "of a table's many pages a report visits the first few";
+}
