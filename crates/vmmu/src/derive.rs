@@ -70,9 +70,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
     ) {
         let gfn = page.gfn();
         let differing = self
-            .mmu
-            .slots
-            .find(page.role().space(), gfn)
+            .slot(page.role().space(), gfn)
             .zip(state.copy.as_ref())
             .and_then(|(slot, copy)| {
                 self.mmu
