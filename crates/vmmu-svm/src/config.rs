@@ -1,5 +1,6 @@
 //! The configuration that comes with the bundle: `key=value` lines.
 
+use core::num::NonZeroU64;
 use core::str::FromStr;
 
 use bitflags::bitflags;
@@ -47,7 +48,7 @@ pub struct Configuration {
     /// The most shadow pages.
     pub max_pages: Option<u32>,
     /// After how many exits each the auditor runs.
-    pub audit: Option<u64>,
+    pub audit: Option<NonZeroU64>,
 }
 
 /// What is wrong with a configuration.
@@ -80,7 +81,7 @@ impl FromStr for Configuration {
                 "phys-bits" => phys_bits = Some(value.parse().ok().and_then(PhysBits::new).ok_or(wrong)?),
                 "hide" => hidden = parse_hidden(value).ok_or(wrong)?,
                 "max-pages" => max_pages = Some(value.parse().map_err(|_| wrong)?),
-                "audit" => audit = Some(value.parse().ok().filter(|&every| every != 0).ok_or(wrong)?),
+                "audit" => audit = Some(value.parse().map_err(|_| wrong)?),
                 _ => return Err(ConfigurationError::Key(number)),
             }
         }
@@ -120,7 +121,7 @@ mod a_configuration_is_read {
         assert_eq!(configuration.memory, 512 << 20);
         assert_eq!(configuration.phys_bits.map(PhysBits::get), Some(36));
         assert_eq!(configuration.hidden, Hidden::PKU | Hidden::NX);
-        assert_eq!((configuration.max_pages, configuration.audit), (Some(64), Some(1000)));
+        assert_eq!((configuration.max_pages, configuration.audit), (Some(64), NonZeroU64::new(1000)));
     }
 
     #[test]

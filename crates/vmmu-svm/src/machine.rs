@@ -15,6 +15,7 @@ use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
+use core::num::NonZeroU64;
 
 use vmmu::addr::{Gpa, Gva};
 use vmmu::walk::PageFaultCode;
@@ -50,6 +51,7 @@ pub struct Machine {
     ram: Arc<GuestRam>,
     shape: Shape,
     apic_base: u64,
+    audit_every: Option<NonZeroU64>,
     step: Option<Step>,
     last_step: Option<Step>,
     // The processor reads them as long as the guest runs.
@@ -92,7 +94,7 @@ impl Machine {
             vmcb.exceptions = 1 << 14;
         }
         let apic_base = register::read_msr(register::Msr::ApicBase);
-        Self { vcpu, memory, ram, shape, apic_base, step: None, last_step: None, _maps: maps }
+        Self { vcpu, memory, ram, shape, apic_base, audit_every: configuration.audit, step: None, last_step: None, _maps: maps }
     }
 
     /// Runs the guest until it ends.
@@ -104,6 +106,11 @@ impl Machine {
                 Ok(()) => {}
                 Err(Stop::End(end)) => return end,
                 Err(Stop::TripleFault) => return End::Crash(self.crash("the guest ran into a triple fault")),
+            }
+            if let Some(every) = self.audit_every
+                && EXITS.total().is_multiple_of(every.get())
+            {
+                self.memory.audit();
             }
             if let Err(text) = self.memory.enter(&mut self.vcpu.vmcb) {
                 return End::Refused(text);

@@ -21,7 +21,7 @@ use vmmu::host::{TableMemory, VcpuId};
 use vmmu::paging::{Cr0, Cr3, Cr4, Efer, GuestFormat, PagingState};
 use vmmu::walk::{Access, AccessKind, PageFaultCode, Privilege};
 use vmmu::{
-    AddressSpace, Config, EmulateReason, Engine, Error, FaultOutcome, Mmu, SlotConfig, SlotFlags, TlbFlush, Unprotected, Vcpu,
+    AddressSpace, Config, EmulateReason, Engine, Error, FaultOutcome, Mmu, SlotConfig, SlotFlags, Strictness, TlbFlush, Unprotected, Vcpu,
 };
 
 use crate::arch::physical::GuestRam;
@@ -233,6 +233,17 @@ impl Memory {
     /// Reports that the guest may have written anywhere in a page, unseen.
     pub fn wrote(&mut self, page: Gpa) {
         self.mmu.guest_wrote(Gfn::containing(page).address(), 4096);
+    }
+
+    /// Lets the auditor check the library's whole structure.
+    ///
+    /// # Panics
+    /// If a rule is broken: that is a bug of the library.
+    #[cold]
+    pub fn audit(&self) {
+        if let Err(failure) = self.mmu.audit(Strictness::Structure) {
+            panic!("the auditor found broken rules: {failure}");
+        }
     }
 
     /// Returns the library's counters.
