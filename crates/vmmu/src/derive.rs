@@ -38,15 +38,13 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
     /// Derives all entries of a page anew. No lock is held.
     pub(crate) fn derive_all(&self, id: PageId, debt: &mut Debt<'_, 'm, H, O>) {
         let page = self.page(id);
-        if page.population() == 0 {
-            return;
-        }
         let decoder = self.mmu.decoder(page.role());
         let spare = if page.population() >= DENSE {
             new_copy()
         } else {
             None
         };
+        // Of an empty page too: an installer that has read the guest's entry and not yet stored its own holds this lock, and shows no bit.
         let mut state = page.lock.lock(&self.locks);
         if state.copy.is_some() && !state.doubtful {
             self.derive_differing(id, page, decoder, &mut state, debt);
@@ -70,7 +68,9 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
     ) {
         let gfn = page.gfn();
         let differing = self
-            .slot(page.role().space(), gfn)
+            .mmu
+            .slots
+            .find(page.role().space(), gfn)
             .zip(state.copy.as_ref())
             .and_then(|(slot, copy)| {
                 self.mmu
