@@ -116,6 +116,8 @@
 #![no_std]
 #![forbid(unsafe_code)]
 extern crate alloc;
+#[cfg(all(test, loom))]
+extern crate std;
 
 #[macro_use]
 mod mutant;
@@ -134,6 +136,8 @@ mod frames;
 mod gate;
 pub mod host;
 mod invalidate;
+#[cfg(all(test, loom))]
+mod loom_tests;
 mod memory;
 mod mmu;
 mod outcome;

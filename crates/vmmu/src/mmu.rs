@@ -26,7 +26,7 @@ use crate::paging::{GuestFormat, PagingMode, PagingRules};
 use crate::pool::Pool;
 use crate::retire::{Grace, ReadGuard};
 use crate::role::Role;
-use crate::slots::{AddressSpace, SlotConfig, SlotHint, SlotId, SlotTable, SlotView};
+use crate::slots::{SlotConfig, SlotId, SlotTable};
 use crate::spte::Spte;
 use crate::stats::{Counters, Event, LOCK_EVENTS, Observer, Stats};
 use crate::sync::{AtomicU32, AtomicU64, Locks, OnceBox, Ordering};
@@ -169,7 +169,7 @@ impl<H: Host, O: Observer> Mmu<H, O> {
             locks: Locks::default(),
             guard: Some(self.grace.enter_other()),
             counters: &self.counters,
-            hint: None,
+            alone: false,
         }
     }
 
@@ -216,16 +216,15 @@ pub(crate) struct Call<'m, H: Host, O: Observer> {
     pub(crate) locks: Locks,
     pub(crate) guard: Option<ReadGuard<'m>>,
     pub(crate) counters: &'m Counters,
-    /// The vCPU's own; then the counters have no other writer either.
-    pub(crate) hint: Option<&'m SlotHint>,
+    /// The counters have no other writer.
+    pub(crate) alone: bool,
 }
 
 impl<H: Host, O: Observer> Drop for Call<'_, H, O> {
-    #[inline]
     fn drop(&mut self) {
         self.guard = None;
-        if self.locks.took_any() {
-            for (event, n) in LOCK_EVENTS.iter().zip(self.locks.take_counts()) {
+        for (event, n) in LOCK_EVENTS.iter().zip(self.locks.take_counts()) {
+            if n != 0 {
                 self.add(*event, u64::from(n));
             }
         }
@@ -238,7 +237,7 @@ impl<H: Host, O: Observer> Drop for Call<'_, H, O> {
 impl<H: Host, O: Observer> Call<'_, H, O> {
     #[inline]
     fn add(&self, event: Event, n: u64) {
-        if self.hint.is_some() {
+        if self.alone {
             self.counters.add_alone(event, n);
         } else {
             self.counters.add_shared(event, n);
@@ -296,15 +295,6 @@ impl<H: Host, O: Observer> Call<'_, H, O> {
         }
     }
 
-    /// Finds the slot of `gfn`.
-    #[inline]
-    pub(crate) fn slot(&self, space: AddressSpace, gfn: Gfn) -> Option<SlotView> {
-        match self.hint {
-            Some(hint) => self.mmu.slots.find_near(hint, space, gfn),
-            None => self.mmu.slots.find(space, gfn),
-        }
-    }
-
     /// Reads a guest entry through the slots.
     #[inline]
     pub(crate) fn read_gpte(
@@ -314,7 +304,11 @@ impl<H: Host, O: Observer> Call<'_, H, O> {
         width: GpteWidth,
     ) -> Result<Gpte, GpteError> {
         let gfn = Gfn::containing(at);
-        let slot = self.slot(role.space(), gfn).ok_or(GpteError::Missing)?;
+        let slot = self
+            .mmu
+            .slots
+            .find(role.space(), gfn)
+            .ok_or(GpteError::Missing)?;
         crate::memory::load(&self.mmu.host, slot.backed(gfn), at, width)
     }
 

@@ -93,7 +93,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         Err(Again::Raced)
     }
 
-    fn link_checked(
+    pub(crate) fn link_checked(
         &self,
         way: &Way<'_>,
         id: PageId,
@@ -110,7 +110,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         let gpte = if page.role().is_direct() || mutant!(LinkWithoutRecheck) {
             None
         } else {
-            Some(self.recheck(way, page, index)?)
+            Some(self.recheck(way, page.role().level(), page.role())?)
         };
         match self.link(id, index, child, gfn, role) {
             Ok(_) => {

@@ -1,0 +1,221 @@
+//! Pages that become clean against those that become unsync.
+
+use super::world::{
+    D, E, LoomMmu, SLOT, TABLE, UPPER, bare_call, explore, frame_of, gpte, role, walk_to, way, world,
+};
+use crate::addr::{Gfn, Index, Level};
+use crate::clean::Cleaned;
+use crate::debt::Debt;
+use crate::edge::{Purpose, Refused};
+use crate::page::{Flags, PageId};
+use crate::slots::SlotFlags;
+use crate::spte::Spte;
+use crate::sync::Ordering;
+use crate::walk::{AccessKind, Rights};
+use loom::thread;
+use std::sync::Arc;
+
+/// The guest table whose shadow maps [`TABLE`] as data, by its slot 1.
+const OTHER: Gfn = Gfn::new(0);
+const SLOT1: Index = Index::truncate(1);
+
+/// Asserts that a page does not map what the guest's entry does not say.
+fn agrees(mmu: &LoomMmu, page: PageId) {
+    let now = mmu.host.gptes[TABLE.get() as usize][SLOT.get()].load(Ordering::Acquire);
+    if now != gpte(D) {
+        assert_ne!(
+            frame_of(mmu.spte(page, SLOT)),
+            Some(mmu.host.backing(D, 0)),
+            "stale"
+        );
+    }
+}
+
+/// The guest writes a table that is tracked: a write fault, as `map` serves it, and then the store through the writable entry.
+fn write_fault(mmu: &LoomMmu, other: PageId) {
+    let call = bare_call(mmu);
+    for _ in 0..2 {
+        let leaf = call.leaf(TABLE, Rights::USER | Rights::WRITE);
+        let installed = {
+            let _state = call.page(other).lock.lock(&call.locks);
+            call.install_leaf(other, SLOT1, &leaf, Purpose::Write)
+        };
+        match installed {
+            Ok(_) => {
+                // A TLB entry that does not allow the write is dropped by the fault.
+                mmu.host.cpus[0].lock().unwrap().tlb = 0;
+                mmu.touch(other, SLOT1);
+                mmu.host.write_through_tlb(TABLE, SLOT, gpte(E));
+                return;
+            }
+            Err(Refused::Tracked) => assert!(call.make_unsync(TABLE)),
+            Err(_) => return,
+        }
+    }
+}
+
+/// A root load, then a load after everything: the guest's write is seen, whichever of the two had to find the page.
+fn unsync_against_root_load(name: &str, already_unsync: bool) {
+    explore(name, move || {
+        let mmu = world(SlotFlags::empty());
+        mmu.poke(TABLE, SLOT, gpte(D));
+        mmu.poke(UPPER, SLOT, gpte(TABLE));
+        mmu.poke(OTHER, SLOT1, gpte(TABLE));
+        let root = mmu.make_clean_page(UPPER, role(Level::L2, Rights::all()));
+        let page = mmu.make_clean_page(TABLE, role(Level::L1, Rights::all()));
+        let other = mmu.make_clean_page(OTHER, role(Level::L1, Rights::all()));
+        mmu.link(root, page);
+        mmu.map(page, SLOT, D, Rights::USER, 0);
+        mmu.map(other, SLOT1, TABLE, Rights::USER, 0);
+        if already_unsync {
+            assert!(bare_call(&mmu).make_unsync(TABLE));
+        }
+        mmu.run_guest(0);
+        loom::explore();
+        let loader = {
+            let mmu = Arc::clone(&mmu);
+            thread::spawn(move || {
+                let call = bare_call(&mmu);
+                let mut debt = Debt::new(&call);
+                call.clean_root(root, &mut debt);
+                debt.pay();
+            })
+        };
+        let writer = {
+            let mmu = Arc::clone(&mmu);
+            thread::spawn(move || write_fault(&mmu, other))
+        };
+        loader.join().unwrap();
+        writer.join().unwrap();
+        loom::stop_exploring();
+        let call = bare_call(&mmu);
+        let mut debt = Debt::new(&call);
+        call.clean_root(root, &mut debt);
+        debt.pay();
+        agrees(&mmu, page);
+    });
+}
+
+/// T14: a page becomes unsync in the middle of its cleaning.
+///
+/// Red without: both tests of `make_clean`'s last step (`COUNTED` and the generation; either one suffices).
+#[test]
+fn an_unsync_during_make_clean_is_not_lost() {
+    unsync_against_root_load("make_clean | unsync", true);
+}
+
+/// T14: a page becomes unsync in the middle of a root load that had nothing to do.
+///
+/// Red if `make_unsync` moves the epoch on before it lists the pages; if `clean_root` reads the epoch after the list.
+#[test]
+fn an_unsync_during_a_root_load_is_not_lost() {
+    unsync_against_root_load("root load | unsync", false);
+}
+
+/// T9: two cleaners, of two roles or of one page, while the guest writes through a stale TLB entry: what was called clean agrees with the
+/// guest's table, and nobody can write that any more.
+fn two_cleaners(name: &str, same: bool) {
+    explore(name, move || {
+        let mmu = world(SlotFlags::empty());
+        mmu.poke(TABLE, SLOT, gpte(D));
+        mmu.poke(OTHER, SLOT1, gpte(TABLE));
+        let one = mmu.make_clean_page(TABLE, role(Level::L1, Rights::all()));
+        let two = if same {
+            one
+        } else {
+            mmu.make_clean_page(TABLE, role(Level::L1, Rights::USER))
+        };
+        let other = mmu.make_clean_page(OTHER, role(Level::L1, Rights::all()));
+        mmu.map(one, SLOT, D, Rights::USER, 0);
+        if !same {
+            mmu.map(two, SLOT, D, Rights::USER | Rights::EXECUTE, 0);
+        }
+        assert!(bare_call(&mmu).make_unsync(TABLE));
+        mmu.map(other, SLOT1, TABLE, Rights::USER | Rights::WRITE, 0);
+        mmu.run_guest(mmu.spte(other, SLOT1));
+        loom::explore();
+        let cleaners = [one, two].map(|page| {
+            let mmu = Arc::clone(&mmu);
+            thread::spawn(move || {
+                let call = bare_call(&mmu);
+                let mut debt = Debt::new(&call);
+                if call.make_clean(page, &mut debt) == Cleaned::Clean {
+                    assert_eq!(mmu.host.tlb() & Spte::WRITE, 0, "still writable");
+                    agrees(&mmu, page);
+                }
+                debt.pay();
+            })
+        });
+        let guest = {
+            let mmu = Arc::clone(&mmu);
+            thread::spawn(move || mmu.host.write_through_tlb(TABLE, SLOT, gpte(E)))
+        };
+        for cleaner in cleaners {
+            cleaner.join().unwrap();
+        }
+        guest.join().unwrap();
+        loom::stop_exploring();
+        agrees(&mmu, one);
+        agrees(&mmu, two);
+    });
+}
+
+/// Red if `make_clean` pays its own debt only, and does not look at `flush_pending`.
+#[test]
+fn two_roles_are_made_clean_at_once() {
+    two_cleaners("make_clean | make_clean, another role", false);
+}
+
+/// Red if `make_clean` pays its own debt only, and does not look at `flush_pending`.
+#[test]
+fn one_page_is_made_clean_twice_at_once() {
+    two_cleaners("make_clean | make_clean, same page", true);
+}
+
+/// A page without entries becomes clean while its first one is installed, and the guest writes its table through a stale TLB entry.
+///
+/// Red if `derive_all` lets an empty page pass without its table lock; without the flush in `make_clean`.
+#[test]
+fn a_first_entry_agrees_with_a_page_that_becomes_clean() {
+    explore("make_clean | install in an empty table", || {
+        let mmu = world(SlotFlags::empty());
+        mmu.poke(TABLE, SLOT, gpte(D));
+        mmu.poke(OTHER, SLOT1, gpte(TABLE));
+        let page = mmu.make_clean_page(TABLE, role(Level::L1, Rights::all()));
+        let other = mmu.make_clean_page(OTHER, role(Level::L1, Rights::all()));
+        assert!(bare_call(&mmu).make_unsync(TABLE));
+        mmu.map(other, SLOT1, TABLE, Rights::USER | Rights::WRITE, 0);
+        mmu.run_guest(mmu.spte(other, SLOT1));
+        loom::explore();
+        let cleaner = {
+            let mmu = Arc::clone(&mmu);
+            thread::spawn(move || {
+                let call = bare_call(&mmu);
+                let mut debt = Debt::new(&call);
+                let _ = call.make_clean(page, &mut debt);
+                debt.pay();
+            })
+        };
+        let installer = {
+            let mmu = Arc::clone(&mmu);
+            thread::spawn(move || {
+                let call = bare_call(&mmu);
+                let leaf = call.leaf(D, Rights::USER);
+                let walk = walk_to(D);
+                let way = way(&walk, page, AccessKind::Read);
+                let _ = call.place(&way, page, Level::L1, SLOT, &leaf);
+            })
+        };
+        let guest = {
+            let mmu = Arc::clone(&mmu);
+            thread::spawn(move || mmu.host.write_through_tlb(TABLE, SLOT, gpte(E)))
+        };
+        for thread in [cleaner, installer, guest] {
+            thread.join().unwrap();
+        }
+        loom::stop_exploring();
+        if bare_call(&mmu).flags_of(page).contains(Flags::CLEAN) {
+            agrees(&mmu, page);
+        }
+    });
+}

@@ -1,0 +1,133 @@
+//! Guest entry, grace periods, and the end of tables.
+
+use super::world::{D, SLOT, TABLE, UPPER, bare_call, explore, gpte, paging, role, world};
+use crate::addr::Level;
+use crate::debt::Debt;
+use crate::host::{TableMemory, VcpuId};
+use crate::slots::{AddressSpace, SlotFlags};
+use crate::sync::{AtomicU64, Ordering};
+use crate::walk::Rights;
+use loom::thread;
+use std::sync::Arc;
+
+/// T10: a root is zapped while a CPU runs on it, or is about to: its table is not freed before the CPU has left it.
+///
+/// Red without two of three: the reference of a loaded root in `Grace::pop`, the look at the root's life in `enter`, the flush in
+/// `Debt::pay`.
+#[test]
+fn a_root_in_use_is_not_freed() {
+    explore("root retirement | guest entry", || {
+        let mmu = world(SlotFlags::empty());
+        let root = {
+            let vcpu = mmu.vcpu(VcpuId(0)).unwrap();
+            vcpu.set_paging(&paging(), AddressSpace::Normal).unwrap();
+            let call = bare_call(&mmu);
+            call.usable_root(&vcpu.shared.local.claim().unwrap()).unwrap()
+        };
+        loom::explore();
+        let guest = {
+            let mmu = Arc::clone(&mmu);
+            thread::spawn(move || {
+                let vcpu = mmu.vcpu(VcpuId(0)).unwrap();
+                let entry = vcpu.enter().unwrap();
+                let table = crate::addr::Pfn::new(entry.root.get() >> 12);
+                mmu.host.load(table, SLOT);
+                mmu.host.load(table, SLOT);
+                vcpu.exited();
+            })
+        };
+        let zapper = {
+            let mmu = Arc::clone(&mmu);
+            thread::spawn(move || {
+                let call = mmu.call();
+                let mut debt = Debt::new(&call);
+                assert!(call.zap(root, &mut debt));
+                debt.pay();
+            })
+        };
+        guest.join().unwrap();
+        zapper.join().unwrap();
+    });
+}
+
+/// T18 and the entry protocol: a flush that is requested while a CPU enters its guest is not missed.
+///
+/// Red without: the barrier in `enter`; that in `flush_all`; the look at the requests in `enter`.
+#[test]
+fn a_flush_during_entry_is_not_missed() {
+    explore("flush | guest entry", || {
+        let mmu = world(SlotFlags::empty());
+        let page = mmu.make_clean_page(TABLE, role(Level::L1, Rights::all()));
+        mmu.map(page, SLOT, D, Rights::USER, 0);
+        let vcpu = mmu.vcpu(VcpuId(0)).unwrap();
+        // The first entry flushes anyway.
+        assert!(vcpu.enter().unwrap().flush);
+        vcpu.exited();
+        mmu.host.cpus[0].lock().unwrap().tlb = mmu.spte(page, SLOT);
+        let gone = Arc::new(AtomicU64::new(0));
+        loom::explore();
+        let guest = {
+            let (mmu, gone) = (Arc::clone(&mmu), Arc::clone(&gone));
+            thread::spawn(move || {
+                let vcpu = mmu.vcpu(VcpuId(0)).unwrap();
+                let flush = vcpu.enter().unwrap().flush;
+                // What the guest uses now, with its TLB as it is.
+                if gone.load(Ordering::Acquire) != 0 {
+                    assert!(flush, "a translation is used that is gone");
+                }
+                vcpu.exited();
+            })
+        };
+        let host = {
+            let mmu = Arc::clone(&mmu);
+            thread::spawn(move || {
+                let invalidation = mmu.invalidate_begin(D, 1);
+                gone.store(1, Ordering::Release);
+                drop(invalidation);
+            })
+        };
+        guest.join().unwrap();
+        host.join().unwrap();
+    });
+}
+
+/// Rule R8: a call that found a page before its end reads the page's table, not a freed one.
+///
+/// Red without: the comparison with the oldest guard in `Grace::pop`; the barrier in `enter_other`; that in `oldest`.
+#[test]
+fn a_reader_keeps_what_it_found() {
+    explore("retirement | reader", || {
+        let mmu = world(SlotFlags::empty());
+        mmu.poke(UPPER, SLOT, gpte(TABLE));
+        let parent = mmu.make_clean_page(UPPER, role(Level::L2, Rights::all()));
+        let child = mmu.make_clean_page(TABLE, role(Level::L1, Rights::all()));
+        mmu.link(parent, child);
+        loom::explore();
+        let reader = {
+            let mmu = Arc::clone(&mmu);
+            thread::spawn(move || {
+                let call = mmu.call();
+                if let Some(found) = call.linked(parent, SLOT)
+                    && call.page(found).is_for(TABLE, role(Level::L1, Rights::all()))
+                {
+                    mmu.spte(found, SLOT);
+                }
+            })
+        };
+        let zapper = {
+            let mmu = Arc::clone(&mmu);
+            thread::spawn(move || {
+                let call = mmu.call();
+                let mut debt = Debt::new(&call);
+                assert!(call.zap(child, &mut debt));
+                debt.pay();
+            })
+        };
+        reader.join().unwrap();
+        zapper.join().unwrap();
+        loom::stop_exploring();
+        // Nothing is left behind: the next call takes what waits.
+        drop(mmu.call());
+        assert_eq!(mmu.grace.waiting(), 0);
+    });
+}

@@ -1,0 +1,280 @@
+//! An installer against those who make its entry wrong: a reported write, the end of its table or of its child, a removal by frame.
+
+use super::world::{
+    D, E, LoomCall, SLOT, TABLE, UPPER, bare_call, explore, frame_of, gpte, role, walk_to, way,
+    world,
+};
+use crate::addr::{Gpa, Level};
+use crate::debt::Debt;
+use crate::edge::{Installed, Refused};
+use crate::page::{PageId, Record, SpteRef};
+use crate::slots::SlotFlags;
+use crate::spte::Spte;
+use crate::sync::Ordering;
+use crate::walk::{AccessKind, Rights};
+use loom::thread;
+use std::sync::Arc;
+use std::vec::Vec;
+
+/// Installs a leaf for what the guest's entry said when it was walked.
+fn install(call: &LoomCall<'_>, page: PageId, gfn: crate::addr::Gfn) -> Result<Installed, Refused> {
+    let leaf = call.leaf(gfn, Rights::USER);
+    let walk = walk_to(gfn);
+    let way = way(&walk, page, AccessKind::Read);
+    call.place(&way, page, Level::L1, SLOT, &leaf)
+}
+
+/// M1: when a report returns, neither the table nor a TLB has what was derived from the old value.
+///
+/// Red without: the re-read in `recheck`; the flush in `Debt::pay`; the table lock in `report_page`.
+#[test]
+fn a_reported_write_leaves_no_stale_entry() {
+    explore("install | reported write", || {
+        let mmu = world(SlotFlags::empty());
+        mmu.poke(TABLE, SLOT, gpte(D));
+        let page = mmu.make_clean_page(TABLE, role(Level::L1, Rights::all()));
+        mmu.run_guest(0);
+        let old = mmu.host.backing(D, 0);
+        loom::explore();
+        let installer = {
+            let mmu = Arc::clone(&mmu);
+            thread::spawn(move || {
+                let _ = install(&bare_call(&mmu), page, D);
+                mmu.touch(page, SLOT);
+            })
+        };
+        let writer = {
+            let mmu = Arc::clone(&mmu);
+            thread::spawn(move || {
+                mmu.poke(TABLE, SLOT, gpte(E));
+                mmu.guest_wrote(Gpa::new(TABLE.address().get()), 8);
+                assert_ne!(frame_of(mmu.spte(page, SLOT)), Some(old));
+                assert_ne!(frame_of(mmu.host.tlb()), Some(old));
+            })
+        };
+        installer.join().unwrap();
+        writer.join().unwrap();
+        loom::stop_exploring();
+        assert_ne!(frame_of(mmu.spte(page, SLOT)), Some(old));
+        assert_ne!(frame_of(mmu.host.tlb()), Some(old));
+    });
+}
+
+/// A table that is zapped holds nothing when its flush is paid, and nobody uses it after it is freed.
+///
+/// Red without: the test of life in `place`; the flush in `Debt::pay`.
+#[test]
+fn nothing_is_installed_in_a_dead_table() {
+    explore("install | zap of the table", || {
+        let mmu = world(SlotFlags::empty());
+        mmu.poke(TABLE, SLOT, gpte(D));
+        let page = mmu.make_clean_page(TABLE, role(Level::L1, Rights::all()));
+        mmu.run_guest(0);
+        loom::explore();
+        let installer = {
+            let mmu = Arc::clone(&mmu);
+            thread::spawn(move || {
+                let call = mmu.call();
+                let _ = install(&call, page, D);
+                mmu.touch(page, SLOT);
+            })
+        };
+        let zapper = {
+            let mmu = Arc::clone(&mmu);
+            thread::spawn(move || {
+                let call = mmu.call();
+                let mut debt = Debt::new(&call);
+                assert!(call.zap(page, &mut debt));
+                debt.pay();
+                // This call's guard keeps the table from being freed until here.
+                assert_eq!(mmu.spte(page, SLOT), 0);
+                assert_eq!(mmu.host.tlb(), 0);
+            })
+        };
+        installer.join().unwrap();
+        zapper.join().unwrap();
+        loom::stop_exploring();
+        assert!(!bare_call(&mmu).maps(D, SpteRef::new(page, SLOT)));
+        assert_eq!(mmu.gate.count(), 0);
+    });
+}
+
+/// Rule R4, T12: a child that died is linked by nobody.
+///
+/// Red without: the test of life, gfn and role in `link`.
+#[test]
+fn a_dead_child_is_not_linked() {
+    explore("link | zap of the child", || {
+        let mmu = world(SlotFlags::empty());
+        mmu.poke(UPPER, SLOT, gpte(TABLE));
+        let parent = mmu.make_clean_page(UPPER, role(Level::L2, Rights::all()));
+        let child = mmu.make_clean_page(TABLE, role(Level::L1, Rights::all()));
+        loom::explore();
+        let linker = {
+            let mmu = Arc::clone(&mmu);
+            thread::spawn(move || {
+                let call = mmu.call();
+                let mut debt = Debt::new(&call);
+                let walk = walk_to(D);
+                let way = way(&walk, parent, AccessKind::Read);
+                let demand = (TABLE, role(Level::L1, Rights::all()));
+                let _ = call.link_checked(&way, parent, SLOT, child, demand, &mut debt);
+                debt.pay();
+            })
+        };
+        let zapper = {
+            let mmu = Arc::clone(&mmu);
+            thread::spawn(move || {
+                let call = mmu.call();
+                let mut debt = Debt::new(&call);
+                assert!(call.zap(child, &mut debt));
+                debt.pay();
+                assert_eq!(mmu.spte(parent, SLOT), 0);
+            })
+        };
+        linker.join().unwrap();
+        zapper.join().unwrap();
+        loom::stop_exploring();
+        assert_eq!(mmu.spte(parent, SLOT), 0);
+        assert_eq!(mmu.pool.get(child).parents.load(Ordering::Relaxed), 0);
+    });
+}
+
+/// A parent that died links nobody: its child does not name it.
+///
+/// Red without: the test of life in `link_checked`.
+#[test]
+fn a_dead_parent_links_nothing() {
+    explore("link | zap of the parent", || {
+        let mmu = world(SlotFlags::empty());
+        mmu.poke(UPPER, SLOT, gpte(TABLE));
+        let parent = mmu.make_clean_page(UPPER, role(Level::L2, Rights::all()));
+        let child = mmu.make_clean_page(TABLE, role(Level::L1, Rights::all()));
+        loom::explore();
+        let linker = {
+            let mmu = Arc::clone(&mmu);
+            thread::spawn(move || {
+                let call = mmu.call();
+                let mut debt = Debt::new(&call);
+                let walk = walk_to(D);
+                let way = way(&walk, parent, AccessKind::Read);
+                let demand = (TABLE, role(Level::L1, Rights::all()));
+                let _ = call.link_checked(&way, parent, SLOT, child, demand, &mut debt);
+                debt.pay();
+            })
+        };
+        let zapper = {
+            let mmu = Arc::clone(&mmu);
+            thread::spawn(move || {
+                let call = mmu.call();
+                let mut debt = Debt::new(&call);
+                assert!(call.zap(parent, &mut debt));
+                debt.pay();
+                assert_eq!(mmu.spte(parent, SLOT), 0);
+            })
+        };
+        linker.join().unwrap();
+        zapper.join().unwrap();
+        loom::stop_exploring();
+        assert_eq!(mmu.pool.get(child).parents.load(Ordering::Relaxed), 0);
+    });
+}
+
+/// T17: parent and child are zapped by two CPUs at once, the child by a third one too: each dies once, and nothing names the dead.
+///
+/// Red without: the second look at the entry in `remove_recorded`; the test of life in `kill`.
+#[test]
+fn two_zaps_meet() {
+    explore("zap of the parent | zap of the child", || {
+        let mmu = world(SlotFlags::empty());
+        mmu.poke(UPPER, SLOT, gpte(TABLE));
+        let parent = mmu.make_clean_page(UPPER, role(Level::L2, Rights::all()));
+        let child = mmu.make_clean_page(TABLE, role(Level::L1, Rights::all()));
+        mmu.link(parent, child);
+        mmu.map(child, SLOT, D, Rights::USER, 0);
+        loom::explore();
+        let zappers: Vec<_> = [[parent, child], [child, parent]]
+            .into_iter()
+            .map(|pages| {
+                let mmu = Arc::clone(&mmu);
+                thread::spawn(move || {
+                    let call = mmu.call();
+                    let mut debt = Debt::new(&call);
+                    let zapped = pages.map(|page| call.zap(page, &mut debt));
+                    debt.pay();
+                    zapped.into_iter().filter(|z| *z).count()
+                })
+            })
+            .collect();
+        let zapped: usize = zappers.into_iter().map(|z| z.join().unwrap()).sum();
+        loom::stop_exploring();
+        assert_eq!(zapped, 2);
+        assert_eq!(mmu.gate.count(), 0);
+        assert_eq!(mmu.pool.get(child).parents.load(Ordering::Relaxed), 0);
+        assert!(!bare_call(&mmu).maps(D, SpteRef::new(child, SLOT)));
+    });
+}
+
+/// T15: a mapping is removed by frame while another frame is installed in its slot. Record, reverse maps and dirty log each name the right
+/// frame, and no TLB has the old frame once the new one is there.
+///
+/// Red if `remove` empties the entry before it reads the record; without the test of `flush_pending` in `install_leaf`.
+#[test]
+fn a_slot_used_again_names_the_right_frame() {
+    explore("removal by frame | install in the same slot", || {
+        let mmu = world(SlotFlags::LOG_DIRTY);
+        let page = mmu.make_clean_page(TABLE, role(Level::L1, Rights::all()));
+        mmu.map(page, SLOT, D, Rights::USER | Rights::WRITE, Spte::DIRTY);
+        mmu.poke(TABLE, SLOT, gpte(E));
+        mmu.run_guest(mmu.spte(page, SLOT));
+        let old = mmu.host.backing(D, 0);
+        loom::explore();
+        let host = {
+            let mmu = Arc::clone(&mmu);
+            thread::spawn(move || {
+                let invalidation = mmu.invalidate_begin(D, 1);
+                assert_ne!(frame_of(mmu.spte(page, SLOT)), Some(old));
+                assert_ne!(frame_of(mmu.host.tlb()), Some(old));
+                drop(invalidation);
+            })
+        };
+        let installer = {
+            let mmu = Arc::clone(&mmu);
+            thread::spawn(move || {
+                let call = bare_call(&mmu);
+                for _ in 0..3 {
+                    match install(&call, page, E) {
+                        Ok(_) => {
+                            assert_ne!(frame_of(mmu.touch(page, SLOT)), Some(old));
+                            break;
+                        }
+                        Err(Refused::Occupied) => {
+                            let mut debt = Debt::new(&call);
+                            let state = call.page(page).lock.lock(&call.locks);
+                            call.remove_recorded(page, SLOT, &mut debt);
+                            drop(state);
+                            debt.pay();
+                        }
+                        Err(Refused::FlushFirst) => call.flush_all(),
+                        Err(_) => {}
+                    }
+                }
+            })
+        };
+        host.join().unwrap();
+        installer.join().unwrap();
+        loom::stop_exploring();
+        let call = bare_call(&mmu);
+        let edge = SpteRef::new(page, SLOT);
+        let is_new = mmu.spte(page, SLOT) != 0;
+        assert!(!call.maps(D, edge));
+        assert_eq!(call.maps(E, edge), is_new);
+        if is_new {
+            assert_eq!(call.page(page).record(SLOT), Record::Leaf(E));
+        }
+        let mut dirty = Vec::new();
+        mmu.harvest_dirty(crate::slots::SlotId(0), |gfn| dirty.push(gfn))
+            .unwrap();
+        assert_eq!(dirty, [D]);
+    });
+}

@@ -1,0 +1,8 @@
+//! The library's own code under loom: every interleaving, and every value that a C11 load may return, within a bound on preemptions.
+mod clean;
+mod entry;
+mod gate;
+mod host;
+mod install;
+mod invalidate;
+mod world;
