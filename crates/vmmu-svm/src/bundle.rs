@@ -69,7 +69,11 @@ impl<'a> Bundle<'a> {
                 kind => return Err(BundleError::Kind { index, kind }),
             }
         }
-        if bundle.kernel.is_empty() { Err(BundleError::NoKernel) } else { Ok(bundle) }
+        if bundle.kernel.is_empty() {
+            Err(BundleError::NoKernel)
+        } else {
+            Ok(bundle)
+        }
     }
 }
 
@@ -78,13 +82,21 @@ fn entry(bytes: &[u8], index: u32) -> Option<(u32, &[u8])> {
     let at = ENTRIES + index as usize * ENTRY;
     let (offset, length) = (number(bytes, at + 8, 8)?, number(bytes, at + 16, 8)?);
     let end = offset.checked_add(length)?;
-    Some((number(bytes, at, 4)? as u32, bytes.get(usize::try_from(offset).ok()?..usize::try_from(end).ok()?)?))
+    Some((
+        number(bytes, at, 4)? as u32,
+        bytes.get(usize::try_from(offset).ok()?..usize::try_from(end).ok()?)?,
+    ))
 }
 
 /// Reads a little-endian number of up to 8 bytes.
 pub(crate) fn number(bytes: &[u8], at: usize, width: usize) -> Option<u64> {
     let field = bytes.get(at..at.checked_add(width)?)?;
-    Some(field.iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte)))
+    Some(
+        field
+            .iter()
+            .rev()
+            .fold(0, |value, &byte| value << 8 | u64::from(byte)),
+    )
 }
 
 #[cfg(test)]
@@ -111,9 +123,18 @@ mod a_bundle_is_an_allegation {
 
     #[test]
     fn every_kind_arrives_where_it_belongs() {
-        let bytes = pack(&[(1, b"paging=nested"), (2, b"kernel"), (3, b"one"), (3, b"two"), (4, b"quiet")]);
+        let bytes = pack(&[
+            (1, b"paging=nested"),
+            (2, b"kernel"),
+            (3, b"one"),
+            (3, b"two"),
+            (4, b"quiet"),
+        ]);
         let bundle = Bundle::parse(&bytes).unwrap();
-        assert_eq!((bundle.configuration, bundle.kernel, bundle.command_line), ("paging=nested", &b"kernel"[..], "quiet"));
+        assert_eq!(
+            (bundle.configuration, bundle.kernel, bundle.command_line),
+            ("paging=nested", &b"kernel"[..], "quiet")
+        );
         assert_eq!(bundle.modules, [&b"one"[..], b"two"]);
     }
 
@@ -128,7 +149,10 @@ mod a_bundle_is_an_allegation {
             bytes[at] ^= 0xff;
             let _ = Bundle::parse(&bytes);
         }
-        assert_eq!(Bundle::parse(&bytes[..bytes.len() - 1]), Err(BundleError::Truncated(1)));
+        assert_eq!(
+            Bundle::parse(&bytes[..bytes.len() - 1]),
+            Err(BundleError::Truncated(1))
+        );
         assert_eq!(Bundle::parse(b"VMMUBDL2........"), Err(BundleError::Magic));
     }
 }

@@ -82,9 +82,16 @@ pub fn elapsed() -> u64 {
 pub fn stats(mmu: &[(&str, u64)], bytes: &[(&str, u64)]) {
     let elapsed = elapsed();
     send("stats", |object| {
-        object.object("mmu", |object| mmu.iter().try_for_each(|(name, value)| object.number(name, *value)))?;
+        object.object("mmu", |object| {
+            mmu.iter()
+                .try_for_each(|(name, value)| object.number(name, *value))
+        })?;
         object.object("exits", |object| EXITS.write(object))?;
-        object.object("bytes", |object| bytes.iter().try_for_each(|(name, value)| object.number(name, *value)))?;
+        object.object("bytes", |object| {
+            bytes
+                .iter()
+                .try_for_each(|(name, value)| object.number(name, *value))
+        })?;
         object.number("tsc", elapsed)
     });
 }

@@ -1,5 +1,6 @@
 //! The configuration that comes with the bundle: `key=value` lines.
 
+use core::num::NonZeroU64;
 use core::str::FromStr;
 
 use bitflags::bitflags;
@@ -47,7 +48,7 @@ pub struct Configuration {
     /// The most shadow pages.
     pub max_pages: Option<u32>,
     /// After how many exits each the auditor runs.
-    pub audit: Option<u64>,
+    pub audit: Option<NonZeroU64>,
 }
 
 /// What is wrong with a configuration.
@@ -70,17 +71,26 @@ impl FromStr for Configuration {
 
     fn from_str(text: &str) -> Result<Self, ConfigurationError> {
         let (mut paging, mut memory) = (None, None);
-        let (mut phys_bits, mut hidden, mut max_pages, mut audit) = (None, Hidden::empty(), None, None);
-        for (number, line) in (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()) {
-            let (key, value) = line.trim().split_once('=').ok_or(ConfigurationError::Key(number))?;
+        let (mut phys_bits, mut hidden, mut max_pages, mut audit) =
+            (None, Hidden::empty(), None, None);
+        for (number, line) in (1..)
+            .zip(text.lines())
+            .filter(|(_, line)| !line.trim().is_empty())
+        {
+            let (key, value) = line
+                .trim()
+                .split_once('=')
+                .ok_or(ConfigurationError::Key(number))?;
             let wrong = ConfigurationError::Value(number);
             match key {
                 "paging" => paging = Some(parse_paging(value).ok_or(wrong)?),
                 "memory" => memory = Some(value.parse().map_err(|_| wrong)?),
-                "phys-bits" => phys_bits = Some(value.parse().ok().and_then(PhysBits::new).ok_or(wrong)?),
+                "phys-bits" => {
+                    phys_bits = Some(value.parse().ok().and_then(PhysBits::new).ok_or(wrong)?)
+                }
                 "hide" => hidden = parse_hidden(value).ok_or(wrong)?,
                 "max-pages" => max_pages = Some(value.parse().map_err(|_| wrong)?),
-                "audit" => audit = Some(value.parse().ok().filter(|&every| every != 0).ok_or(wrong)?),
+                "audit" => audit = Some(value.parse().map_err(|_| wrong)?),
                 _ => return Err(ConfigurationError::Key(number)),
             }
         }
@@ -105,7 +115,14 @@ fn parse_paging(value: &str) -> Option<Paging> {
 
 fn parse_hidden(value: &str) -> Option<Hidden> {
     let names = value.split(',').filter(|name| !name.is_empty());
-    names.map(|name| Hidden::all().iter_names().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, flag)| flag)).collect()
+    names
+        .map(|name| {
+            Hidden::all()
+                .iter_names()
+                .find(|(known, _)| known.eq_ignore_ascii_case(name))
+                .map(|(_, flag)| flag)
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -120,7 +137,10 @@ mod a_configuration_is_read {
         assert_eq!(configuration.memory, 512 << 20);
         assert_eq!(configuration.phys_bits.map(PhysBits::get), Some(36));
         assert_eq!(configuration.hidden, Hidden::PKU | Hidden::NX);
-        assert_eq!((configuration.max_pages, configuration.audit), (Some(64), Some(1000)));
+        assert_eq!(
+            (configuration.max_pages, configuration.audit),
+            (Some(64), NonZeroU64::new(1000))
+        );
     }
 
     #[test]
@@ -130,6 +150,9 @@ mod a_configuration_is_read {
         assert_eq!(parse("paging=none"), ConfigurationError::Value(1));
         assert_eq!(parse("hide=smep,magic"), ConfigurationError::Value(1));
         assert_eq!(parse("audit=0"), ConfigurationError::Value(1));
-        assert_eq!(parse("paging=nested"), ConfigurationError::Missing("memory"));
+        assert_eq!(
+            parse("paging=nested"),
+            ConfigurationError::Missing("memory")
+        );
     }
 }

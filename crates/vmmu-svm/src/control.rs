@@ -36,7 +36,11 @@ const CR0_VALID: Cr0 = Cr0::PE
 ///
 /// # Errors
 /// [`Refused`].
-pub fn write_cr0(mut state: PagingState, value: u64, code: CodeSegment) -> Result<PagingState, Refused> {
+pub fn write_cr0(
+    mut state: PagingState,
+    value: u64,
+    code: CodeSegment,
+) -> Result<PagingState, Refused> {
     let new = (Cr0::from_bits_retain(value) & CR0_VALID) | Cr0::ET;
     let paging = new.contains(Cr0::PG);
     let impossible = value >> 32 != 0
@@ -75,7 +79,11 @@ pub fn write_cr3(mut state: PagingState, value: u64) -> Result<PagingState, Refu
 ///
 /// # Errors
 /// [`Refused`].
-pub fn write_cr4(mut state: PagingState, value: u64, shape: &Shape) -> Result<PagingState, Refused> {
+pub fn write_cr4(
+    mut state: PagingState,
+    value: u64,
+    shape: &Shape,
+) -> Result<PagingState, Refused> {
     let new = Cr4::from_bits_retain(value);
     let changed = new ^ state.cr4;
     let long = state.efer.contains(Efer::LMA);
@@ -90,10 +98,16 @@ pub fn write_cr4(mut state: PagingState, value: u64, shape: &Shape) -> Result<Pa
 ///
 /// # Errors
 /// [`Refused`].
-pub fn write_efer(mut state: PagingState, value: u64, shape: &Shape) -> Result<PagingState, Refused> {
+pub fn write_efer(
+    mut state: PagingState,
+    value: u64,
+    shape: &Shape,
+) -> Result<PagingState, Refused> {
     let new = Efer::from_bits_retain(value);
     let changed = new ^ state.efer;
-    if !shape.efer_valid().contains(new) || state.cr0.contains(Cr0::PG) && changed.contains(Efer::LME) {
+    if !shape.efer_valid().contains(new)
+        || state.cr0.contains(Cr0::PG) && changed.contains(Efer::LME)
+    {
         return Err(Refused);
     }
     state.efer = (new - Efer::LMA) | (state.efer & Efer::LMA);
@@ -108,13 +122,32 @@ mod writes_are_judged_as_by_the_processor {
     use vmmu::paging::{CpuFeatures, CpuModel, PhysBits};
 
     fn state(cr0: Cr0, cr4: Cr4, efer: Efer) -> PagingState {
-        let cpu = CpuModel { phys_bits: PhysBits::new(40).unwrap(), features: CpuFeatures::empty() };
-        PagingState { cr0, cr4, efer, ..PagingState::reset(cpu) }
+        let cpu = CpuModel {
+            phys_bits: PhysBits::new(40).unwrap(),
+            features: CpuFeatures::empty(),
+        };
+        PagingState {
+            cr0,
+            cr4,
+            efer,
+            ..PagingState::reset(cpu)
+        }
     }
     fn shape() -> Shape {
-        let configuration =
-            Configuration { paging: Paging::Shadow, memory: 0, phys_bits: None, hidden: Hidden::empty(), max_pages: None, audit: None };
-        Shape::new(&configuration, |_, _| CpuidResult { eax: 40, ebx: u32::MAX, ecx: u32::MAX, edx: u32::MAX })
+        let configuration = Configuration {
+            paging: Paging::Shadow,
+            memory: 0,
+            phys_bits: None,
+            hidden: Hidden::empty(),
+            max_pages: None,
+            audit: None,
+        };
+        Shape::new(&configuration, |_, _| CpuidResult {
+            eax: 40,
+            ebx: u32::MAX,
+            ecx: u32::MAX,
+            edx: u32::MAX,
+        })
     }
     const PROTECTED: Cr0 = Cr0::PE.union(Cr0::ET);
     const PAGED: Cr0 = PROTECTED.union(Cr0::PG);
@@ -132,7 +165,11 @@ mod writes_are_judged_as_by_the_processor {
             (unpaged, Cr0::PG.bits(), CodeSegment::Legacy),
             (unpaged, (PROTECTED | Cr0::NW).bits(), CodeSegment::Legacy),
             (unpaged, PAGED.bits(), CodeSegment::Long),
-            (state(PROTECTED, Cr4::empty(), Efer::LME), PAGED.bits(), CodeSegment::Legacy),
+            (
+                state(PROTECTED, Cr4::empty(), Efer::LME),
+                PAGED.bits(),
+                CodeSegment::Legacy,
+            ),
             (entered, PROTECTED.bits(), CodeSegment::Long),
         ] {
             assert_eq!(write_cr0(from, value, code), Err(Refused), "{value:#x}");
@@ -141,15 +178,30 @@ mod writes_are_judged_as_by_the_processor {
 
     #[test]
     fn cr3() {
-        assert_eq!(write_cr3(state(PAGED, Cr4::PAE, LONG), 1 << 40), Err(Refused));
-        assert_eq!(write_cr3(state(PAGED, Cr4::PAE, LONG), 0xff_ffff_f018).map(|s| s.cr3.get()), Ok(0xff_ffff_f018));
+        assert_eq!(
+            write_cr3(state(PAGED, Cr4::PAE, LONG), 1 << 40),
+            Err(Refused)
+        );
+        assert_eq!(
+            write_cr3(state(PAGED, Cr4::PAE, LONG), 0xff_ffff_f018).map(|s| s.cr3.get()),
+            Ok(0xff_ffff_f018)
+        );
     }
 
     #[test]
     fn cr4() {
         let long = state(PAGED, Cr4::PAE, LONG);
-        for bits in [Cr4::empty(), Cr4::PAE | Cr4::PCIDE, Cr4::PAE | Cr4::PKE, Cr4::PAE | Cr4::LA57] {
-            assert_eq!(write_cr4(long, bits.bits(), &shape()), Err(Refused), "{bits:?}");
+        for bits in [
+            Cr4::empty(),
+            Cr4::PAE | Cr4::PCIDE,
+            Cr4::PAE | Cr4::PKE,
+            Cr4::PAE | Cr4::LA57,
+        ] {
+            assert_eq!(
+                write_cr4(long, bits.bits(), &shape()),
+                Err(Refused),
+                "{bits:?}"
+            );
         }
         assert_eq!(write_cr4(long, 1 << 40 | 0x20, &shape()), Err(Refused));
         assert!(write_cr4(long, (Cr4::PAE | Cr4::PGE | Cr4::SMEP).bits(), &shape()).is_ok());
@@ -159,8 +211,15 @@ mod writes_are_judged_as_by_the_processor {
     fn efer() {
         let long = state(PAGED, Cr4::PAE, LONG);
         for bits in [Efer::SVME | LONG, Efer::LMA, Efer::LMSLE | LONG] {
-            assert_eq!(write_efer(long, bits.bits(), &shape()), Err(Refused), "{bits:?}");
+            assert_eq!(
+                write_efer(long, bits.bits(), &shape()),
+                Err(Refused),
+                "{bits:?}"
+            );
         }
-        assert_eq!(write_efer(long, (Efer::LME | Efer::SCE).bits(), &shape()).map(|s| s.efer), Ok(LONG | Efer::SCE));
+        assert_eq!(
+            write_efer(long, (Efer::LME | Efer::SCE).bits(), &shape()).map(|s| s.efer),
+            Ok(LONG | Efer::SCE)
+        );
     }
 }

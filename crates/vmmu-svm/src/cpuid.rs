@@ -63,8 +63,13 @@ impl Shape {
         let real = cpuid(0x8000_0008, 0).eax as u8;
         let asked = configuration.phys_bits.map_or(real, PhysBits::get);
         let phys_bits = PhysBits::new(asked.min(real)).unwrap_or(PhysBits::MAX);
-        let mut shape =
-            Self { hidden, phys_bits, cr4_valid: Cr4::empty(), efer_valid: Efer::empty(), features: CpuFeatures::empty() };
+        let mut shape = Self {
+            hidden,
+            phys_bits,
+            cr4_valid: Cr4::empty(),
+            efer_valid: Efer::empty(),
+            features: CpuFeatures::empty(),
+        };
         shape.derive(cpuid);
         shape
     }
@@ -73,7 +78,15 @@ impl Shape {
     fn derive(&mut self, cpuid: impl Fn(u32, u32) -> CpuidResult) {
         let seen = |leaf| self.filter(leaf, 0, Cr4::empty(), cpuid(leaf, 0));
         let (one, seven, extended) = (seen(1), seen(7), seen(0x8000_0001));
-        let mut cr4 = Cr4::VME | Cr4::PVI | Cr4::TSD | Cr4::DE | Cr4::PSE | Cr4::PAE | Cr4::MCE | Cr4::PGE | Cr4::PCE;
+        let mut cr4 = Cr4::VME
+            | Cr4::PVI
+            | Cr4::TSD
+            | Cr4::DE
+            | Cr4::PSE
+            | Cr4::PAE
+            | Cr4::MCE
+            | Cr4::PGE
+            | Cr4::PCE;
         cr4 |= Cr4::OSFXSR | Cr4::OSXMMEXCPT;
         for (present, bit) in [
             (one.ecx & XSAVE, Cr4::OSXSAVE),
@@ -89,7 +102,8 @@ impl Shape {
         let mut efer = Efer::SCE | Efer::LME | Efer::LMA;
         efer.set(Efer::NXE, extended.edx & NX != 0);
         efer.set(Efer::FFXSR, extended.edx & FFXSR != 0);
-        self.features.set(CpuFeatures::PAGES_1G, extended.edx & PAGES_1G != 0);
+        self.features
+            .set(CpuFeatures::PAGES_1G, extended.edx & PAGES_1G != 0);
         self.features.set(CpuFeatures::PSE36, one.edx & PSE36 != 0);
         (self.cr4_valid, self.efer_valid) = (cr4, efer);
     }
@@ -104,12 +118,21 @@ impl Shape {
     }
     /// Returns what translation needs to know of the processor.
     pub const fn model(&self) -> CpuModel {
-        CpuModel { phys_bits: self.phys_bits, features: self.features }
+        CpuModel {
+            phys_bits: self.phys_bits,
+            features: self.features,
+        }
     }
 
     /// Turns the processor's answer into the guest's.
     #[inline]
-    pub fn filter(&self, leaf: u32, subleaf: u32, cr4: Cr4, mut answer: CpuidResult) -> CpuidResult {
+    pub fn filter(
+        &self,
+        leaf: u32,
+        subleaf: u32,
+        cr4: Cr4,
+        mut answer: CpuidResult,
+    ) -> CpuidResult {
         let hides = |feature| self.hidden.contains(feature);
         match leaf {
             1 => {
@@ -158,7 +181,12 @@ impl Shape {
 /// Returns the leaf that names the hypervisor.
 const fn signature() -> CpuidResult {
     let word = u32::from_le_bytes(*b"vmmu");
-    CpuidResult { eax: 0x4000_0000, ebx: word, ecx: word, edx: word }
+    CpuidResult {
+        eax: 0x4000_0000,
+        ebx: word,
+        ecx: word,
+        edx: word,
+    }
 }
 
 fn remove(register: &mut u32, bit: u32, hidden: bool) {
@@ -183,8 +211,17 @@ mod the_guest_is_shown {
         Shape::new(&configuration, everything)
     }
     fn everything(leaf: u32, _: u32) -> CpuidResult {
-        let all = CpuidResult { eax: u32::MAX, ebx: u32::MAX, ecx: u32::MAX, edx: u32::MAX };
-        if leaf == 0x8000_0008 { CpuidResult { eax: 0x3928, ..all } } else { all }
+        let all = CpuidResult {
+            eax: u32::MAX,
+            ebx: u32::MAX,
+            ecx: u32::MAX,
+            edx: u32::MAX,
+        };
+        if leaf == 0x8000_0008 {
+            CpuidResult { eax: 0x3928, ..all }
+        } else {
+            all
+        }
     }
 
     #[test]
@@ -193,35 +230,61 @@ mod the_guest_is_shown {
             for paging in [Paging::Shadow, Paging::Nested] {
                 let shape = shape(paging, hidden, None);
                 let seven = shape.filter(7, 0, Cr4::empty(), everything(7, 0));
-                let extended = shape.filter(0x8000_0001, 0, Cr4::empty(), everything(0x8000_0001, 0));
+                let extended =
+                    shape.filter(0x8000_0001, 0, Cr4::empty(), everything(0x8000_0001, 0));
                 assert_eq!(seven.ebx & SMEP != 0, shape.cr4_valid().contains(Cr4::SMEP));
                 assert_eq!(seven.ebx & SMAP != 0, shape.cr4_valid().contains(Cr4::SMAP));
                 assert_eq!(seven.ecx & PKU != 0, shape.cr4_valid().contains(Cr4::PKE));
                 assert_eq!(seven.ecx & LA57 != 0, shape.cr4_valid().contains(Cr4::LA57));
-                assert_eq!(extended.edx & NX != 0, shape.efer_valid().contains(Efer::NXE));
+                assert_eq!(
+                    extended.edx & NX != 0,
+                    shape.efer_valid().contains(Efer::NXE)
+                );
                 assert_eq!(extended.ecx & SVM, 0);
-                assert!(!shape.cr4_valid().contains(Cr4::PCIDE) && !shape.efer_valid().contains(Efer::SVME));
+                assert!(
+                    !shape.cr4_valid().contains(Cr4::PCIDE)
+                        && !shape.efer_valid().contains(Efer::SVME)
+                );
             }
         }
     }
 
     #[test]
     fn protection_keys_under_nested_paging_only() {
-        assert!(shape(Paging::Nested, Hidden::empty(), None).cr4_valid().contains(Cr4::PKE));
-        assert!(!shape(Paging::Shadow, Hidden::empty(), None).cr4_valid().contains(Cr4::PKE));
+        assert!(
+            shape(Paging::Nested, Hidden::empty(), None)
+                .cr4_valid()
+                .contains(Cr4::PKE)
+        );
+        assert!(
+            !shape(Paging::Shadow, Hidden::empty(), None)
+                .cr4_valid()
+                .contains(Cr4::PKE)
+        );
     }
 
     #[test]
     fn a_narrower_physical_address_but_never_a_wider_one() {
-        let width = |bits| shape(Paging::Nested, Hidden::empty(), bits).filter(0x8000_0008, 0, Cr4::empty(), everything(0x8000_0008, 0)).eax & 0xff;
-        assert_eq!((width(None), width(Some(36)), width(Some(52))), (40, 36, 40));
+        let width = |bits| {
+            shape(Paging::Nested, Hidden::empty(), bits)
+                .filter(0x8000_0008, 0, Cr4::empty(), everything(0x8000_0008, 0))
+                .eax
+                & 0xff
+        };
+        assert_eq!(
+            (width(None), width(Some(36)), width(Some(52))),
+            (40, 36, 40)
+        );
     }
 
     #[test]
     fn its_own_cr4_in_the_bits_that_mirror_it() {
         let shape = shape(Paging::Nested, Hidden::empty(), None);
         let mirrored = |cr4| {
-            (shape.filter(1, 0, cr4, everything(1, 0)).ecx & OSXSAVE != 0, shape.filter(7, 0, cr4, everything(7, 0)).ecx & OSPKE != 0)
+            (
+                shape.filter(1, 0, cr4, everything(1, 0)).ecx & OSXSAVE != 0,
+                shape.filter(7, 0, cr4, everything(7, 0)).ecx & OSPKE != 0,
+            )
         };
         assert_eq!(mirrored(Cr4::empty()), (false, false));
         assert_eq!(mirrored(Cr4::OSXSAVE | Cr4::PKE), (true, true));

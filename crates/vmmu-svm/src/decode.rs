@@ -94,7 +94,12 @@ pub struct Instruction {
 
 /// Decodes the instruction at `rip`, of which `bytes` has the first 16 bytes, the first one lowest.
 #[inline(always)]
-pub fn decode(bytes: u128, size: CodeSize, rip: u64, registers: &impl RegisterFile) -> Option<Instruction> {
+pub fn decode(
+    bytes: u128,
+    size: CodeSize,
+    rip: u64,
+    registers: &impl RegisterFile,
+) -> Option<Instruction> {
     match recognise(bytes as u32, size, registers) {
         None => decode_any(&bytes.to_le_bytes()[..LONGEST], size, rip, registers),
         known => known,
@@ -114,10 +119,17 @@ fn recognise(mut word: u32, size: CodeSize, registers: &impl RegisterFile) -> Op
         return None;
     }
     if word as u16 == 0xa20f {
-        return Some(Instruction { operation: Operation::Cpuid, length: prefixes + 2 });
+        return Some(Instruction {
+            operation: Operation::Cpuid,
+            length: prefixes + 2,
+        });
     }
     let modrm = (word >> 16) as u8;
-    let (mode, reg, rm) = (modrm >> 6, modrm >> 3 & 7 | (rex & 4) << 1, modrm & 7 | (rex & 1) << 3);
+    let (mode, reg, rm) = (
+        modrm >> 6,
+        modrm >> 3 & 7 | (rex & 4) << 1,
+        modrm & 7 | (rex & 1) << 3,
+    );
     let (operation, length) = match (word >> 8) as u8 {
         0x30 => (Operation::Wrmsr, 2),
         0x32 => (Operation::Rdmsr, 2),
@@ -130,12 +142,20 @@ fn recognise(mut word: u32, size: CodeSize, registers: &impl RegisterFile) -> Op
         }
         _ => return None,
     };
-    Some(Instruction { operation, length: prefixes + length })
+    Some(Instruction {
+        operation,
+        length: prefixes + length,
+    })
 }
 
 /// Decodes any instruction; `None` if the bytes are no complete one.
 #[cold]
-pub fn decode_any(bytes: &[u8], size: CodeSize, rip: u64, registers: &impl RegisterFile) -> Option<Instruction> {
+pub fn decode_any(
+    bytes: &[u8],
+    size: CodeSize,
+    rip: u64,
+    registers: &impl RegisterFile,
+) -> Option<Instruction> {
     let mut decoder = Decoder::with_ip(size as u32, bytes, rip, DecoderOptions::AMD);
     let instruction = decoder.decode();
     if instruction.is_invalid() {
@@ -159,13 +179,20 @@ pub fn decode_any(bytes: &[u8], size: CodeSize, rip: u64, registers: &impl Regis
         Mnemonic::Smsw if is_memory => Operation::SmswMemory(address()),
         Mnemonic::Smsw => Operation::Smsw(gpr(0), instruction.op0_register().size() as u8),
         Mnemonic::Mov => match instruction.code() {
-            Code::Mov_cr_r32 | Code::Mov_cr_r64 => Operation::MovToControl(control(instruction.op0_register()), gpr(1)),
-            Code::Mov_r32_cr | Code::Mov_r64_cr => Operation::MovFromControl(control(instruction.op1_register()), gpr(0)),
+            Code::Mov_cr_r32 | Code::Mov_cr_r64 => {
+                Operation::MovToControl(control(instruction.op0_register()), gpr(1))
+            }
+            Code::Mov_r32_cr | Code::Mov_r64_cr => {
+                Operation::MovFromControl(control(instruction.op1_register()), gpr(0))
+            }
             _ => Operation::Other,
         },
         _ => Operation::Other,
     };
-    Some(Instruction { operation, length: instruction.len() as u8 })
+    Some(Instruction {
+        operation,
+        length: instruction.len() as u8,
+    })
 }
 
 fn gpr(register: Register) -> Gpr {
@@ -206,43 +233,92 @@ mod instructions_are_recognised {
             0x1000 * (u64::from(register.0) + 1)
         }
         fn segment_base(&self, segment: SegmentName) -> u64 {
-            if segment == SegmentName::Gs { 0x100_0000 } else { 0 }
+            if segment == SegmentName::Gs {
+                0x100_0000
+            } else {
+                0
+            }
         }
     }
     fn decoded(bytes: &[u8]) -> Option<(Operation, u8)> {
         let mut padded = [0x90; 16];
         padded[..bytes.len()].copy_from_slice(bytes);
-        decode(u128::from_le_bytes(padded), CodeSize::Bits64, 0x40_0000, &Numbered).map(|i| (i.operation, i.length))
+        decode(
+            u128::from_le_bytes(padded),
+            CodeSize::Bits64,
+            0x40_0000,
+            &Numbered,
+        )
+        .map(|i| (i.operation, i.length))
     }
 
     #[test]
     fn by_their_bytes() {
         use Operation::{Cpuid, Invlpg, MovFromControl, MovToControl};
         assert_eq!(decoded(&[0x0f, 0xa2]), Some((Cpuid, 2)));
-        assert_eq!(decoded(&[0x0f, 0x22, 0xd9]), Some((MovToControl(ControlRegister(3), Gpr(1)), 3)));
-        assert_eq!(decoded(&[0x41, 0x0f, 0x22, 0xd8]), Some((MovToControl(ControlRegister(3), Gpr(8)), 4)));
-        assert_eq!(decoded(&[0x0f, 0x20, 0xe0]), Some((MovFromControl(ControlRegister(4), Gpr(0)), 3)));
-        assert_eq!(decoded(&[0x0f, 0x01, 0x3b]), Some((Invlpg(Gva::new(0x4000)), 3)));
-        assert_eq!(decoded(&[0x41, 0x0f, 0x01, 0x38]), Some((Invlpg(Gva::new(0x9000)), 4)));
+        assert_eq!(
+            decoded(&[0x0f, 0x22, 0xd9]),
+            Some((MovToControl(ControlRegister(3), Gpr(1)), 3))
+        );
+        assert_eq!(
+            decoded(&[0x41, 0x0f, 0x22, 0xd8]),
+            Some((MovToControl(ControlRegister(3), Gpr(8)), 4))
+        );
+        assert_eq!(
+            decoded(&[0x0f, 0x20, 0xe0]),
+            Some((MovFromControl(ControlRegister(4), Gpr(0)), 3))
+        );
+        assert_eq!(
+            decoded(&[0x0f, 0x01, 0x3b]),
+            Some((Invlpg(Gva::new(0x4000)), 3))
+        );
+        assert_eq!(
+            decoded(&[0x41, 0x0f, 0x01, 0x38]),
+            Some((Invlpg(Gva::new(0x9000)), 4))
+        );
     }
 
     #[test]
     fn with_any_prefix_and_any_address() {
         use Operation::{Clts, Cpuid, Invlpg, Lmsw, LmswMemory, MovToControl, Smsw};
         assert_eq!(decoded(&[0x66, 0x0f, 0xa2]), Some((Cpuid, 3)));
-        assert_eq!(decoded(&[0x66, 0x0f, 0x22, 0xd9]), Some((MovToControl(ControlRegister(3), Gpr(1)), 4)));
-        assert_eq!(decoded(&[0x0f, 0x01, 0x7c, 0x4b, 0x08]), Some((Invlpg(Gva::new(0x4000 + 2 * 0x2000 + 8)), 5)));
-        assert_eq!(decoded(&[0x65, 0x0f, 0x01, 0x3b]), Some((Invlpg(Gva::new(0x100_4000)), 4)));
-        assert_eq!(decoded(&[0x0f, 0x01, 0x3d, 0x10, 0, 0, 0]), Some((Invlpg(Gva::new(0x40_0017)), 7)));
+        assert_eq!(
+            decoded(&[0x66, 0x0f, 0x22, 0xd9]),
+            Some((MovToControl(ControlRegister(3), Gpr(1)), 4))
+        );
+        assert_eq!(
+            decoded(&[0x0f, 0x01, 0x7c, 0x4b, 0x08]),
+            Some((Invlpg(Gva::new(0x4000 + 2 * 0x2000 + 8)), 5))
+        );
+        assert_eq!(
+            decoded(&[0x65, 0x0f, 0x01, 0x3b]),
+            Some((Invlpg(Gva::new(0x100_4000)), 4))
+        );
+        assert_eq!(
+            decoded(&[0x0f, 0x01, 0x3d, 0x10, 0, 0, 0]),
+            Some((Invlpg(Gva::new(0x40_0017)), 7))
+        );
         assert_eq!(decoded(&[0x0f, 0x06]), Some((Clts, 2)));
         assert_eq!(decoded(&[0x0f, 0x01, 0xf3]), Some((Lmsw(Gpr(3)), 3)));
-        assert_eq!(decoded(&[0x0f, 0x01, 0x33]), Some((LmswMemory(Gva::new(0x4000)), 3)));
-        assert_eq!(decoded(&[0x66, 0x0f, 0x01, 0xe3]), Some((Smsw(Gpr(3), 2), 4)));
+        assert_eq!(
+            decoded(&[0x0f, 0x01, 0x33]),
+            Some((LmswMemory(Gva::new(0x4000)), 3))
+        );
+        assert_eq!(
+            decoded(&[0x66, 0x0f, 0x01, 0xe3]),
+            Some((Smsw(Gpr(3), 2), 4))
+        );
     }
 
     #[test]
     fn both_ways_agree() {
-        for bytes in [&[0x0f, 0xa2][..], &[0x44, 0x0f, 0x20, 0xc1], &[0x0f, 0x22, 0xe7], &[0x41, 0x0f, 0x01, 0x3a], &[0x0f, 0x32]] {
+        for bytes in [
+            &[0x0f, 0xa2][..],
+            &[0x44, 0x0f, 0x20, 0xc1],
+            &[0x0f, 0x22, 0xe7],
+            &[0x41, 0x0f, 0x01, 0x3a],
+            &[0x0f, 0x32],
+        ] {
             let mut word = [0x90; 4];
             word[..bytes.len()].copy_from_slice(bytes);
             let fast = recognise(u32::from_le_bytes(word), CodeSize::Bits64, &Numbered);
@@ -254,7 +330,8 @@ mod instructions_are_recognised {
     #[test]
     fn in_32_bit_code_a_rex_byte_is_an_instruction_of_its_own() {
         let bytes = [0x41, 0x0f, 0x22, 0xd8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-        let found = decode(u128::from_le_bytes(bytes), CodeSize::Bits32, 0, &Numbered).map(|i| (i.operation, i.length));
+        let found = decode(u128::from_le_bytes(bytes), CodeSize::Bits32, 0, &Numbered)
+            .map(|i| (i.operation, i.length));
         assert_eq!(found, Some((Operation::Other, 1)));
     }
 

@@ -54,7 +54,11 @@ impl Event {
     /// Returns the event of a field, if it holds one.
     #[inline]
     pub const fn from_field(field: u64) -> Option<Self> {
-        if field & VALID == 0 { None } else { Some(Self(field)) }
+        if field & VALID == 0 {
+            None
+        } else {
+            Some(Self(field))
+        }
     }
     /// Returns the field's content.
     #[inline]
@@ -113,13 +117,16 @@ impl Exception {
     /// Merges the exception with the event in whose delivery it came.
     pub const fn merge(self, delivering: Option<Event>) -> Merged {
         let own = self.event();
-        let Some(first) = delivering else { return Merged::Deliver(own) };
+        let Some(first) = delivering else {
+            return Merged::Deliver(own);
+        };
         if !matches!(first.kind(), Kind::Exception) {
             return Merged::Deliver(own);
         }
         match (class(first.vector()), class(own.vector())) {
             (Class::DoubleFault, _) => Merged::TripleFault,
-            (Class::Contributory, Class::Contributory) | (Class::Page, Class::Contributory | Class::Page) => {
+            (Class::Contributory, Class::Contributory)
+            | (Class::Page, Class::Contributory | Class::Page) => {
                 Merged::Deliver(Event::exception(8, Some(0)))
             }
             _ => Merged::Deliver(own),
@@ -180,7 +187,11 @@ mod events_are_merged_as_by_the_processor {
 
     #[test]
     fn a_delivery_is_taken_up_again_unless_its_instruction_runs_again() {
-        let again = |field| Event::from_field(field).and_then(Event::again).map(Event::field);
+        let again = |field| {
+            Event::from_field(field)
+                .and_then(Event::again)
+                .map(Event::field)
+        };
         assert_eq!(again(0x8000_0030), Some(0x8000_0030));
         assert_eq!(again(0x8000_0330), Some(0x8000_0030));
         assert_eq!(again(0x8000_0302), Some(0x8000_0202));

@@ -48,7 +48,11 @@ impl ExitCode {
     /// Makes a code from the control block's field.
     #[inline]
     pub const fn new(code: u64) -> Self {
-        if code == u32::MAX as u64 { Self::INVALID } else { Self(code) }
+        if code == u32::MAX as u64 {
+            Self::INVALID
+        } else {
+            Self(code)
+        }
     }
     /// Returns the code's number.
     #[inline]
@@ -59,7 +63,11 @@ impl ExitCode {
     #[inline]
     pub const fn offset_from(self, first: Self, count: u64) -> Option<u8> {
         let offset = self.0.wrapping_sub(first.0);
-        if offset < count { Some(offset as u8) } else { None }
+        if offset < count {
+            Some(offset as u8)
+        } else {
+            None
+        }
     }
 
     const fn index(self) -> usize {
@@ -121,7 +129,10 @@ impl Counters {
     }
     /// Returns the sum.
     pub fn total(&self) -> u64 {
-        self.0.iter().map(|counter| counter.load(Ordering::Relaxed)).sum()
+        self.0
+            .iter()
+            .map(|counter| counter.load(Ordering::Relaxed))
+            .sum()
     }
     /// Adds a member for each code that came.
     ///
@@ -155,7 +166,10 @@ impl Name {
 
 impl fmt::Write for Name {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        let to = self.bytes.get_mut(self.length..self.length + text.len()).ok_or(fmt::Error)?;
+        let to = self
+            .bytes
+            .get_mut(self.length..self.length + text.len())
+            .ok_or(fmt::Error)?;
         to.copy_from_slice(text.as_bytes());
         self.length += text.len();
         Ok(())
@@ -175,7 +189,10 @@ mod exits_are_counted_by_name {
         }
         let mut text = String::new();
         Object::write(&mut text, |object| counters.write(object)).unwrap();
-        assert_eq!(text, r#"{"cr3_write":1,"page_fault":2,"nested_fault":1,"invalid":2}"#);
+        assert_eq!(
+            text,
+            r#"{"cr3_write":1,"page_fault":2,"nested_fault":1,"invalid":2}"#
+        );
         assert_eq!(counters.total(), 6);
     }
 }

@@ -18,7 +18,11 @@ pub fn walk(ram: &GuestRam, root: Gpa, gva: Gva) -> Option<Gpa> {
     let entry = |table: u64, level: Level| -> Option<u64> {
         let at = Gpa::new(table + level.index(gva.get()).get() as u64 * 8);
         let entry = ram.load64_low(at)?;
-        if entry & PRESENT != 0 { Some(entry) } else { None }
+        if entry & PRESENT != 0 {
+            Some(entry)
+        } else {
+            None
+        }
     };
     let inside = |entry: u64, level: Level| {
         let mask = level.bytes() - 1;

@@ -7,8 +7,8 @@ use alloc::sync::Arc;
 
 use vmmu::addr::{Index, Level, Pfn};
 use vmmu::host::{
-    BackedFrame, FrameLookup, GpteWidth, GuestMemory, GuestMemoryError, HostFrame, LookupError, MemoryToken, Need, OutOfTables,
-    Processors, TableAllocator, TableMemory, TablePlace, VcpuId,
+    BackedFrame, FrameLookup, GpteWidth, GuestMemory, GuestMemoryError, HostFrame, LookupError,
+    MemoryToken, Need, OutOfTables, Processors, TableAllocator, TableMemory, TablePlace, VcpuId,
 };
 
 use crate::arch::physical::{GuestRam, TableWord};
@@ -45,7 +45,11 @@ impl SvmHost {
     /// Returns the host frame of RAM.
     #[inline]
     fn ram_frame(frame: BackedFrame) -> Result<Pfn, GuestMemoryError> {
-        if frame.token.0 & DEVICE == 0 { Ok(Self::frame(frame)) } else { Err(GuestMemoryError::OutOfRange) }
+        if frame.token.0 & DEVICE == 0 {
+            Ok(Self::frame(frame))
+        } else {
+            Err(GuestMemoryError::OutOfRange)
+        }
     }
 }
 
@@ -63,8 +67,17 @@ impl TableMemory for SvmHost {
         self.tables.frames.word(table, slot).exchange(entry)
     }
     #[inline]
-    fn compare_exchange(&self, table: Pfn, slot: Index, current: u64, new: u64) -> Result<u64, u64> {
-        self.tables.frames.word(table, slot).compare_exchange(current, new)
+    fn compare_exchange(
+        &self,
+        table: Pfn,
+        slot: Index,
+        current: u64,
+        new: u64,
+    ) -> Result<u64, u64> {
+        self.tables
+            .frames
+            .word(table, slot)
+            .compare_exchange(current, new)
     }
 }
 
@@ -80,7 +93,12 @@ impl TableAllocator for SvmHost {
 
 impl GuestMemory for SvmHost {
     #[inline]
-    fn load_gpte(&self, frame: BackedFrame, offset: u16, width: GpteWidth) -> Result<u64, GuestMemoryError> {
+    fn load_gpte(
+        &self,
+        frame: BackedFrame,
+        offset: u16,
+        width: GpteWidth,
+    ) -> Result<u64, GuestMemoryError> {
         let frame = Self::ram_frame(frame)?;
         let loaded = match width {
             GpteWidth::Bytes8 => self.ram.frame_word64(frame, offset).map(TableWord::load),
@@ -99,7 +117,10 @@ impl GuestMemory for SvmHost {
     ) -> Result<Result<u64, u64>, GuestMemoryError> {
         let frame = Self::ram_frame(frame)?;
         let result = match width {
-            GpteWidth::Bytes8 => self.ram.frame_word64(frame, offset).map(|word| word.compare_exchange(current, new)),
+            GpteWidth::Bytes8 => self
+                .ram
+                .frame_word64(frame, offset)
+                .map(|word| word.compare_exchange(current, new)),
             GpteWidth::Bytes4 => self
                 .ram
                 .frame_compare_exchange32(frame, offset, current as u32, new as u32)
@@ -108,9 +129,16 @@ impl GuestMemory for SvmHost {
         result.ok_or(GuestMemoryError::OutOfRange)
     }
 
-    fn diff_table(&self, frame: BackedFrame, copy: &[u64; 512], mask: u64) -> Result<[u64; 8], GuestMemoryError> {
+    fn diff_table(
+        &self,
+        frame: BackedFrame,
+        copy: &[u64; 512],
+        mask: u64,
+    ) -> Result<[u64; 8], GuestMemoryError> {
         let frame = Self::ram_frame(frame)?;
-        self.ram.frame_diff(frame, copy, mask).ok_or(GuestMemoryError::OutOfRange)
+        self.ram
+            .frame_diff(frame, copy, mask)
+            .ok_or(GuestMemoryError::OutOfRange)
     }
 }
 
@@ -118,8 +146,16 @@ impl FrameLookup for SvmHost {
     #[inline]
     fn look_up(&self, frame: BackedFrame, _: Need) -> Result<HostFrame, LookupError> {
         let pfn = Self::frame(frame);
-        let largest = if frame.token.0 & DEVICE != 0 { Level::L1 } else { alike(pfn, frame) };
-        Ok(HostFrame { pfn, largest, writable: true })
+        let largest = if frame.token.0 & DEVICE != 0 {
+            Level::L1
+        } else {
+            alike(pfn, frame)
+        };
+        Ok(HostFrame {
+            pfn,
+            largest,
+            writable: true,
+        })
     }
 }
 

@@ -29,7 +29,10 @@ pub(crate) fn start(start_info: Hpa) -> ! {
     physical::install_descriptors();
     let info = StartInfo::parse(start_info, physical::copy_out);
     channel::open();
-    let end = match info.map_err(|error| error.to_string()).and_then(|info| run(&info)) {
+    let end = match info
+        .map_err(|error| error.to_string())
+        .and_then(|info| run(&info))
+    {
         Ok(end) => end,
         Err(text) => {
             channel::stats(&[], &[]);
@@ -41,26 +44,49 @@ pub(crate) fn start(start_info: Hpa) -> ! {
 
 /// Loads and runs the guest.
 fn run(info: &StartInfo) -> Result<End, String> {
-    let module = info.modules.first().ok_or("there is no bundle: the image wants one as its module")?.clone();
-    let bundle = Bundle::parse(physical::module(module.clone())).map_err(|error| error.to_string())?;
-    let configuration: Configuration = bundle.configuration.parse().map_err(|error: crate::config::ConfigurationError| error.to_string())?;
+    let module = info
+        .modules
+        .first()
+        .ok_or("there is no bundle: the image wants one as its module")?
+        .clone();
+    let bundle =
+        Bundle::parse(physical::module(module.clone())).map_err(|error| error.to_string())?;
+    let configuration: Configuration = bundle
+        .configuration
+        .parse()
+        .map_err(|error: crate::config::ConfigurationError| error.to_string())?;
     if !register::has_svm() {
         return Err("the processor has no SVM: start QEMU with -cpu max or -cpu EPYC".to_string());
     }
-    let top = info.ram.iter().map(|range| range.end).max().unwrap_or_default();
+    let top = info
+        .ram
+        .iter()
+        .map(|range| range.end)
+        .max()
+        .unwrap_or_default();
     if top.get() > 4 << 30 {
         physical::map_above_4g(top);
     }
     let low = Hpa::new(0)..Hpa::new(1 << 20);
-    let layout = Layout::divide(&info.ram, &[low, physical::image_range(), module], configuration.memory).map_err(|error| error.to_string())?;
+    let layout = Layout::divide(
+        &info.ram,
+        &[low, physical::image_range(), module],
+        configuration.memory,
+    )
+    .map_err(|error| error.to_string())?;
     let (ram, frames) = physical::claim(layout);
     let ram = Arc::new(ram);
-    let guest = Guest { kernel: bundle.kernel, modules: &bundle.modules, command_line: bundle.command_line };
+    let guest = Guest {
+        kernel: bundle.kernel,
+        modules: &bundle.modules,
+        command_line: bundle.command_line,
+    };
     let entry = load(&guest, &*ram).map_err(|error| error.to_string())?;
 
     register::enable_svm(world::physical(&HOST_SAVE));
     let shape = Shape::new(&configuration, register::cpuid);
-    let memory = Memory::new(&configuration, &shape, &ram, TableFrames::new(frames)).map_err(|error| error.to_string())?;
+    let memory = Memory::new(&configuration, &shape, &ram, TableFrames::new(frames))
+        .map_err(|error| error.to_string())?;
     let mut machine = Machine::new(&configuration, shape, entry, ram, memory);
     channel::ready();
     let end = machine.run();

@@ -3,7 +3,10 @@
 use core::fmt::{self, Display, Write};
 
 /// An object being written.
-#[allow(missing_debug_implementations, reason = "a writer need not be printable")]
+#[allow(
+    missing_debug_implementations,
+    reason = "a writer need not be printable"
+)]
 pub struct Object<'a, W: Write + ?Sized> {
     to: &'a mut W,
     first: bool,
@@ -14,7 +17,10 @@ impl<'a, W: Write + ?Sized> Object<'a, W> {
     ///
     /// # Errors
     /// Those of the writer.
-    pub fn write(to: &'a mut W, members: impl FnOnce(&mut Object<'_, W>) -> fmt::Result) -> fmt::Result {
+    pub fn write(
+        to: &'a mut W,
+        members: impl FnOnce(&mut Object<'_, W>) -> fmt::Result,
+    ) -> fmt::Result {
         to.write_char('{')?;
         let mut object = Object { to, first: true };
         members(&mut object)?;
@@ -42,7 +48,11 @@ impl<'a, W: Write + ?Sized> Object<'a, W> {
     ///
     /// # Errors
     /// Those of the writer.
-    pub fn object(&mut self, key: &str, members: impl FnOnce(&mut Object<'_, W>) -> fmt::Result) -> fmt::Result {
+    pub fn object(
+        &mut self,
+        key: &str,
+        members: impl FnOnce(&mut Object<'_, W>) -> fmt::Result,
+    ) -> fmt::Result {
         self.key(key)?;
         Object::write(self.to, members)
     }
@@ -89,6 +99,9 @@ mod objects_are_json {
             object.object("exits", |exits| exits.number("cpuid", 3))
         })
         .unwrap();
-        assert_eq!(text, r#"{"type":"crash","text":"a \"b\"\\\n\u0001ä","exits":{"cpuid":3}}"#);
+        assert_eq!(
+            text,
+            r#"{"type":"crash","text":"a \"b\"\\\n\u0001ä","exits":{"cpuid":3}}"#
+        );
     }
 }

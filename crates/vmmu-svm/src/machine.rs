@@ -15,6 +15,7 @@ use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
+use core::num::NonZeroU64;
 
 use vmmu::addr::{Gpa, Gva};
 use vmmu::walk::PageFaultCode;
@@ -50,6 +51,7 @@ pub struct Machine {
     ram: Arc<GuestRam>,
     shape: Shape,
     apic_base: u64,
+    audit_every: Option<NonZeroU64>,
     step: Option<Step>,
     last_step: Option<Step>,
     // The processor reads them as long as the guest runs.
@@ -74,7 +76,13 @@ fn refused<T>(text: String) -> Result<T, Stop> {
 
 impl Machine {
     /// Makes a machine that is about to execute `entry`.
-    pub fn new(configuration: &Configuration, shape: Shape, entry: Entry, ram: Arc<GuestRam>, memory: Memory) -> Self {
+    pub fn new(
+        configuration: &Configuration,
+        shape: Shape,
+        entry: Entry,
+        ram: Arc<GuestRam>,
+        memory: Memory,
+    ) -> Self {
         let paging = configuration.paging;
         let mut vcpu = Box::new(Vcpu::new(entry, &shape, paging));
         let maps = Box::new((PortMap::new(), MsrMap::new()));
@@ -82,7 +90,11 @@ impl Machine {
         (vmcb.iopm, vmcb.msrpm) = (physical(&maps.0).get(), physical(&maps.1).get());
         vmcb.asid = 1;
         vmcb.cr_writes = ControlRegisters::CR0 | ControlRegisters::CR4;
-        vmcb.intercepts1 = Intercepts1::NMI | Intercepts1::CPUID | Intercepts1::INVLPGA | Intercepts1::IOIO | Intercepts1::MSR;
+        vmcb.intercepts1 = Intercepts1::NMI
+            | Intercepts1::CPUID
+            | Intercepts1::INVLPGA
+            | Intercepts1::IOIO
+            | Intercepts1::MSR;
         vmcb.intercepts1 |= Intercepts1::SHUTDOWN;
         vmcb.intercepts2 = Intercepts2::all();
         if paging == Paging::Shadow {
@@ -92,7 +104,17 @@ impl Machine {
             vmcb.exceptions = 1 << 14;
         }
         let apic_base = register::read_msr(register::Msr::ApicBase);
-        Self { vcpu, memory, ram, shape, apic_base, step: None, last_step: None, _maps: maps }
+        Self {
+            vcpu,
+            memory,
+            ram,
+            shape,
+            apic_base,
+            audit_every: configuration.audit,
+            step: None,
+            last_step: None,
+            _maps: maps,
+        }
     }
 
     /// Runs the guest until it ends.
@@ -103,7 +125,14 @@ impl Machine {
             match going {
                 Ok(()) => {}
                 Err(Stop::End(end)) => return end,
-                Err(Stop::TripleFault) => return End::Crash(self.crash("the guest ran into a triple fault")),
+                Err(Stop::TripleFault) => {
+                    return End::Crash(self.crash("the guest ran into a triple fault"));
+                }
+            }
+            if let Some(every) = self.audit_every
+                && EXITS.total().is_multiple_of(every.get())
+            {
+                self.memory.audit();
             }
             if let Err(text) = self.memory.enter(&mut self.vcpu.vmcb) {
                 return End::Refused(text);
@@ -115,7 +144,9 @@ impl Machine {
             EXITS.count(code);
             going = match self.step {
                 None => self.answer(code),
-                Some(step) => self.end_step(step, code).unwrap_or_else(|| self.answer(code)),
+                Some(step) => self
+                    .end_step(step, code)
+                    .unwrap_or_else(|| self.answer(code)),
             };
         }
     }
@@ -157,20 +188,31 @@ impl Machine {
             }
             ExitCode::SHUTDOWN => Err(Stop::TripleFault),
             ExitCode::INVALID => self.refused_by_processor(),
-            code => panic!("the guest exited with code {:#x}, which nothing asked for", code.get()),
+            code => panic!(
+                "the guest exited with code {:#x}, which nothing asked for",
+                code.get()
+            ),
         }
     }
 
     fn page_fault(&mut self) -> Result<(), Stop> {
         let vmcb = &self.vcpu.vmcb;
-        let (gva, code) = (Gva::new(vmcb.exit_info2), PageFaultCode::from_bits_retain(vmcb.exit_info1 as u32));
-        let answer = self.memory.page_fault(gva, code, self.vcpu.privilege(), vmcb.rip);
+        let (gva, code) = (
+            Gva::new(vmcb.exit_info2),
+            PageFaultCode::from_bits_retain(vmcb.exit_info1 as u32),
+        );
+        let answer = self
+            .memory
+            .page_fault(gva, code, self.vcpu.privilege(), vmcb.rip);
         self.carry_out(answer)
     }
 
     fn nested_fault(&mut self) -> Result<(), Stop> {
         let vmcb = &self.vcpu.vmcb;
-        let (gpa, code) = (Gpa::new(vmcb.exit_info2), PageFaultCode::from_bits_retain(vmcb.exit_info1 as u32));
+        let (gpa, code) = (
+            Gpa::new(vmcb.exit_info2),
+            PageFaultCode::from_bits_retain(vmcb.exit_info1 as u32),
+        );
         let answer = self.memory.nested_fault(gpa, code, vmcb.rip);
         self.carry_out(answer)
     }
@@ -189,13 +231,24 @@ impl Machine {
     }
 
     fn cpuid(&mut self) -> Result<(), Stop> {
-        let Some(Instruction { operation: Operation::Cpuid, length }) = self.vcpu.decode(&self.ram) else {
+        let Some(Instruction {
+            operation: Operation::Cpuid,
+            length,
+        }) = self.vcpu.decode(&self.ram)
+        else {
             return self.changed_instruction("cpuid");
         };
         let (leaf, subleaf) = (self.vcpu.get(RAX) as u32, self.vcpu.get(RCX) as u32);
         let cr4 = self.vcpu.state().cr4;
-        let answer = self.shape.filter(leaf, subleaf, cr4, register::cpuid(leaf, subleaf));
-        for (register, value) in [(RAX, answer.eax), (RBX, answer.ebx), (RCX, answer.ecx), (RDX, answer.edx)] {
+        let answer = self
+            .shape
+            .filter(leaf, subleaf, cr4, register::cpuid(leaf, subleaf));
+        for (register, value) in [
+            (RAX, answer.eax),
+            (RBX, answer.ebx),
+            (RCX, answer.ecx),
+            (RDX, answer.edx),
+        ] {
             self.vcpu.set(register, u64::from(value));
         }
         self.vcpu.step_over(length);
@@ -203,7 +256,11 @@ impl Machine {
     }
 
     fn invlpg(&mut self) -> Result<(), Stop> {
-        let Some(Instruction { operation: Operation::Invlpg(gva), length }) = self.vcpu.decode(&self.ram) else {
+        let Some(Instruction {
+            operation: Operation::Invlpg(gva),
+            length,
+        }) = self.vcpu.decode(&self.ram)
+        else {
             return self.changed_instruction("invlpg");
         };
         if let Err(text) = self.memory.invalidate(gva) {
@@ -220,7 +277,10 @@ impl Machine {
     /// Gives up on an instruction whose bytes are no longer those that exited.
     #[cold]
     fn changed_instruction(&mut self, what: &str) -> Result<(), Stop> {
-        refused(format!("the {what} instruction at rip {:#x} changed while it ran, or has a form that isn't known", self.vcpu.vmcb.rip))
+        refused(format!(
+            "the {what} instruction at rip {:#x} changed while it ran, or has a form that isn't known",
+            self.vcpu.vmcb.rip
+        ))
     }
 
     #[cold]

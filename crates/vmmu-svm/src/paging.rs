@@ -21,7 +21,8 @@ use vmmu::host::{TableMemory, VcpuId};
 use vmmu::paging::{Cr0, Cr3, Cr4, Efer, GuestFormat, PagingState};
 use vmmu::walk::{Access, AccessKind, PageFaultCode, Privilege};
 use vmmu::{
-    AddressSpace, Config, EmulateReason, Engine, Error, FaultOutcome, Mmu, SlotConfig, SlotFlags, TlbFlush, Unprotected, Vcpu,
+    AddressSpace, Config, EmulateReason, Engine, Error, FaultOutcome, Mmu, SlotConfig, SlotFlags,
+    Strictness, TlbFlush, Unprotected, Vcpu,
 };
 
 use crate::arch::physical::GuestRam;
@@ -33,7 +34,11 @@ use crate::tables::TableFrames;
 use crate::vmcb::Vmcb;
 
 /// Pages of device memory that pass through: I/O APIC, HPET, local APIC.
-const DEVICES: [Gpa; 3] = [Gpa::new(0xfec0_0000), Gpa::new(0xfed0_0000), Gpa::new(0xfee0_0000)];
+const DEVICES: [Gpa; 3] = [
+    Gpa::new(0xfec0_0000),
+    Gpa::new(0xfed0_0000),
+    Gpa::new(0xfee0_0000),
+];
 /// TLB_CONTROL: flush everything as the guest is entered.
 const FLUSH_ALL: u32 = 1;
 /// How often in a row one instruction may come back because its own translation needs the table that it writes.
@@ -67,7 +72,12 @@ impl Memory {
     ///
     /// # Errors
     /// The library's.
-    pub fn new(configuration: &Configuration, shape: &Shape, ram: &Arc<GuestRam>, tables: TableFrames) -> Result<Self, Error> {
+    pub fn new(
+        configuration: &Configuration,
+        shape: &Shape,
+        ram: &Arc<GuestRam>,
+        tables: TableFrames,
+    ) -> Result<Self, Error> {
         let paging = configuration.paging;
         let engine = match paging {
             Paging::Shadow => Engine::Shadow,
@@ -89,17 +99,31 @@ impl Memory {
             flags: SlotFlags::empty(),
         };
         for piece in ram.pieces() {
-            mmu.add_slot(&slot(piece.gpa, piece.bytes, SvmHost::ram_token(Pfn::containing(piece.hpa))))?;
+            mmu.add_slot(&slot(
+                piece.gpa,
+                piece.bytes,
+                SvmHost::ram_token(Pfn::containing(piece.hpa)),
+            ))?;
         }
         for device in DEVICES {
-            mmu.add_slot(&slot(device, 4096, SvmHost::device_token(Pfn::containing(Hpa::new(device.get())))))?;
+            mmu.add_slot(&slot(
+                device,
+                4096,
+                SvmHost::device_token(Pfn::containing(Hpa::new(device.get()))),
+            ))?;
         }
-        Ok(Self { mmu, paging, again: 0 })
+        Ok(Self {
+            mmu,
+            paging,
+            again: 0,
+        })
     }
 
     #[inline]
     fn vcpu(&self) -> Vcpu<'_, SvmHost> {
-        self.mmu.vcpu(VcpuId(0)).expect("the unit is made with one vCPU")
+        self.mmu
+            .vcpu(VcpuId(0))
+            .expect("the unit is made with one vCPU")
     }
 
     /// Puts the guest's paging registers into force.
@@ -109,22 +133,31 @@ impl Memory {
     pub fn apply(&mut self, state: &PagingState, vmcb: &mut Vmcb) -> Result<(), String> {
         match self.paging {
             Paging::Nested => {
-                (vmcb.cr0, vmcb.cr3, vmcb.cr4) = (state.cr0.bits(), state.cr3.get(), state.cr4.bits());
+                (vmcb.cr0, vmcb.cr3, vmcb.cr4) =
+                    (state.cr0.bits(), state.cr3.get(), state.cr4.bits());
                 vmcb.efer = nested_efer(state).bits();
                 vmcb.nested = 1;
             }
             Paging::Shadow => {
                 if !state.cr0.contains(Cr0::PE) {
-                    return Err("the guest wants real mode, which shadow paging doesn't serve yet".to_string());
+                    return Err(
+                        "the guest wants real mode, which shadow paging doesn't serve yet"
+                            .to_string(),
+                    );
                 }
                 vmcb.cr0 = (state.cr0 | Cr0::PG | Cr0::WP).bits();
                 (vmcb.cr4, vmcb.efer) = (shadow_cr4(state).bits(), shadow_efer(state).bits());
             }
         }
-        self.vcpu().set_paging(state, AddressSpace::Normal).map_err(|error| match error {
-            Error::UnsupportedFormat { format } => format!("the guest wants {} paging, which shadow paging doesn't serve yet", name(format)),
-            error => error.to_string(),
-        })
+        self.vcpu()
+            .set_paging(state, AddressSpace::Normal)
+            .map_err(|error| match error {
+                Error::UnsupportedFormat { format } => format!(
+                    "the guest wants {} paging, which shadow paging doesn't serve yet",
+                    name(format)
+                ),
+                error => error.to_string(),
+            })
     }
 
     /// Serves MOV to CR3 under shadow paging.
@@ -142,7 +175,9 @@ impl Memory {
     /// What the library can't serve.
     #[inline]
     pub fn invalidate(&mut self, gva: Gva) -> Result<(), String> {
-        self.vcpu().invalidate(TlbFlush::Address(gva)).map_err(|error| error.to_string())
+        self.vcpu()
+            .invalidate(TlbFlush::Address(gva))
+            .map_err(|error| error.to_string())
     }
 
     /// Makes the control block ready for an entry.
@@ -168,7 +203,13 @@ impl Memory {
 
     /// Answers a page fault under shadow paging.
     #[inline]
-    pub fn page_fault(&mut self, gva: Gva, code: PageFaultCode, privilege: Privilege, rip: u64) -> Answer {
+    pub fn page_fault(
+        &mut self,
+        gva: Gva,
+        code: PageFaultCode,
+        privilege: Privilege,
+        rip: u64,
+    ) -> Answer {
         let access = Access::from_page_fault(code, privilege);
         let outcome = self.vcpu().handle_fault(gva, access);
         if outcome == Ok(FaultOutcome::Resume) {
@@ -194,12 +235,24 @@ impl Memory {
     fn carry_out(&mut self, outcome: Result<FaultOutcome, Error>, gva: Gva, rip: u64) -> Answer {
         match outcome {
             Ok(FaultOutcome::Resume | FaultOutcome::Retry) => Answer::Resume,
-            Ok(FaultOutcome::InjectPageFault { gva, code }) => Answer::Raise(Exception::Page(gva, code)),
+            Ok(FaultOutcome::InjectPageFault { gva, code }) => {
+                Answer::Raise(Exception::Page(gva, code))
+            }
             Ok(FaultOutcome::InjectGeneralProtection) => Answer::Raise(Exception::Protection),
-            Ok(FaultOutcome::EmulateWrite { gpa, reason: EmulateReason::GuestTable }) => self.unprotect(gpa, rip, gva),
-            Ok(FaultOutcome::EmulateWrite { gpa, reason: EmulateReason::Smap }) => Answer::Step(gva, gpa),
-            Ok(FaultOutcome::EmulateMmio { gpa, .. }) => Answer::Refused(format!("the guest touched {gpa}, where nothing is")),
-            Ok(FaultOutcome::TableMissing { gpa }) => Answer::Refused(format!("a guest page table lies at {gpa}, where nothing is")),
+            Ok(FaultOutcome::EmulateWrite {
+                gpa,
+                reason: EmulateReason::GuestTable,
+            }) => self.unprotect(gpa, rip, gva),
+            Ok(FaultOutcome::EmulateWrite {
+                gpa,
+                reason: EmulateReason::Smap,
+            }) => Answer::Step(gva, gpa),
+            Ok(FaultOutcome::EmulateMmio { gpa, .. }) => {
+                Answer::Refused(format!("the guest touched {gpa}, where nothing is"))
+            }
+            Ok(FaultOutcome::TableMissing { gpa }) => Answer::Refused(format!(
+                "a guest page table lies at {gpa}, where nothing is"
+            )),
             Ok(outcome) => Answer::Refused(format!("no instruction emulator for {outcome:?}")),
             Err(error) => Answer::Refused(error.to_string()),
         }
@@ -213,7 +266,9 @@ impl Memory {
             Err(error) => return Answer::Refused(error.to_string()),
         }
         if self.again > PATIENCE {
-            return Answer::Refused(format!("an instruction writes the table at {gpa} of its own translation"));
+            return Answer::Refused(format!(
+                "an instruction writes the table at {gpa} of its own translation"
+            ));
         }
         Answer::Resume
     }
@@ -223,9 +278,14 @@ impl Memory {
     /// # Errors
     /// If it can't be read.
     pub fn map_readable(&mut self, gva: Gva, privilege: Privilege) -> Result<(), String> {
-        match self.vcpu().handle_fault(gva, Access::new(AccessKind::Read, privilege)) {
+        match self
+            .vcpu()
+            .handle_fault(gva, Access::new(AccessKind::Read, privilege))
+        {
             Ok(FaultOutcome::Resume | FaultOutcome::Retry) => Ok(()),
-            Ok(outcome) => Err(format!("the page at {gva} can be written but not read: {outcome:?}")),
+            Ok(outcome) => Err(format!(
+                "the page at {gva} can be written but not read: {outcome:?}"
+            )),
             Err(error) => Err(error.to_string()),
         }
     }
@@ -235,16 +295,36 @@ impl Memory {
         self.mmu.guest_wrote(Gfn::containing(page).address(), 4096);
     }
 
+    /// Lets the auditor check the library's whole structure.
+    ///
+    /// # Panics
+    /// If a rule is broken: that is a bug of the library.
+    #[cold]
+    pub fn audit(&self) {
+        if let Err(failure) = self.mmu.audit(Strictness::Structure) {
+            panic!("the auditor found broken rules: {failure}");
+        }
+    }
+
     /// Returns the library's counters.
     pub fn counters(&self) -> Vec<(&'static str, u64)> {
-        self.mmu.stats().iter().map(|(event, count)| (event.name(), count)).collect()
+        self.mmu
+            .stats()
+            .iter()
+            .map(|(event, count)| (event.name(), count))
+            .collect()
     }
 
     /// Returns what takes how many bytes.
     pub fn bytes(&self) -> Vec<(&'static str, u64)> {
         let stats = self.mmu.stats();
         let tables = self.mmu.host().tables.in_use() * 4096;
-        Vec::from([("tables", tables), ("pages", stats.page_bytes), ("frames", stats.frame_bytes), ("shadow_pages", stats.pages)])
+        Vec::from([
+            ("tables", tables),
+            ("pages", stats.page_bytes),
+            ("frames", stats.frame_bytes),
+            ("shadow_pages", stats.pages),
+        ])
     }
 
     /// Walks the tables that the processor walks: by the guest virtual address under shadow paging, by the guest physical one under
@@ -252,7 +332,11 @@ impl Memory {
     pub fn walk(&self, vmcb: &Vmcb, gva: Gva, gpa: Option<Gpa>) -> Vec<Step> {
         let long = vmcb.efer & Efer::LMA.bits() != 0;
         let (root, address, top) = match self.paging {
-            Paging::Shadow => (vmcb.cr3, gva.get(), if long { Level::L4 } else { Level::L3 }),
+            Paging::Shadow => (
+                vmcb.cr3,
+                gva.get(),
+                if long { Level::L4 } else { Level::L3 },
+            ),
             Paging::Nested => match gpa {
                 Some(gpa) => (vmcb.nested_cr3, gpa.get(), Level::L4),
                 None => return Vec::new(),
@@ -263,7 +347,11 @@ impl Memory {
         while let Some(at) = level {
             let slot: Index = at.index(address);
             let entry = self.mmu.host().load(table, slot);
-            steps.push(Step { level: at, table, entry });
+            steps.push(Step {
+                level: at,
+                table,
+                entry,
+            });
             if entry & 1 == 0 || entry & 0x80 != 0 {
                 break;
             }
@@ -290,7 +378,11 @@ pub struct Step {
 /// The guest never notices, since its reads of EFER exit. LME without paging means nothing to the guest's execution, but QEMU's TCG
 /// (7.2) fails to restore the host's CR0 at an exit from a guest that has EFER.LME set and CR4.PAE clear.
 fn nested_efer(state: &PagingState) -> Efer {
-    let hidden = if state.efer.contains(Efer::LMA) { Efer::empty() } else { Efer::LME };
+    let hidden = if state.efer.contains(Efer::LMA) {
+        Efer::empty()
+    } else {
+        Efer::LME
+    };
     (state.efer | Efer::SVME) - hidden
 }
 
@@ -307,7 +399,11 @@ fn shadow_efer(state: &PagingState) -> Efer {
 /// Returns CR4 under shadow paging.
 fn shadow_cr4(state: &PagingState) -> Cr4 {
     let paged = state.cr0.contains(Cr0::PG);
-    let foreign = if paged { Cr4::empty() } else { Cr4::SMEP | Cr4::SMAP | Cr4::PSE };
+    let foreign = if paged {
+        Cr4::empty()
+    } else {
+        Cr4::SMEP | Cr4::SMAP | Cr4::PSE
+    };
     (state.cr4 | Cr4::PAE) - (foreign | Cr4::PGE)
 }
 
@@ -328,8 +424,16 @@ mod registers_in_force {
     use vmmu::paging::{CpuFeatures, CpuModel, PhysBits};
 
     fn state(cr0: Cr0, cr4: Cr4, efer: Efer) -> PagingState {
-        let cpu = CpuModel { phys_bits: PhysBits::MAX, features: CpuFeatures::empty() };
-        PagingState { cr0, cr4, efer, ..PagingState::reset(cpu) }
+        let cpu = CpuModel {
+            phys_bits: PhysBits::MAX,
+            features: CpuFeatures::empty(),
+        };
+        PagingState {
+            cr0,
+            cr4,
+            efer,
+            ..PagingState::reset(cpu)
+        }
     }
 
     #[test]
@@ -343,9 +447,16 @@ mod registers_in_force {
     #[test]
     fn with_paging_the_shadow_may_forbid_execution_and_global_pages_are_off() {
         let long = Efer::LME | Efer::LMA;
-        let state = state(Cr0::PE | Cr0::PG, Cr4::PAE | Cr4::PGE | Cr4::SMAP, long | Efer::SCE);
+        let state = state(
+            Cr0::PE | Cr0::PG,
+            Cr4::PAE | Cr4::PGE | Cr4::SMAP,
+            long | Efer::SCE,
+        );
         assert_eq!(shadow_cr4(&state), Cr4::PAE | Cr4::SMAP);
-        assert_eq!(shadow_efer(&state), long | Efer::SCE | Efer::NXE | Efer::SVME);
+        assert_eq!(
+            shadow_efer(&state),
+            long | Efer::SCE | Efer::NXE | Efer::SVME
+        );
         assert_eq!(nested_efer(&state), long | Efer::SCE | Efer::SVME);
     }
 }

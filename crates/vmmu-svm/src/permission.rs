@@ -22,7 +22,10 @@ impl PortMap {
     /// Makes the map of the ports that aren't the guest's.
     pub fn new() -> Self {
         let mut map = Self([0; 3 * 4096]);
-        for port in (UART..UART + 8).chain(DEBUG_EXIT..DEBUG_EXIT + 4).chain([MARK_START, MARK_END, KEYBOARD, CONTROL_A, RESET]) {
+        for port in (UART..UART + 8)
+            .chain(DEBUG_EXIT..DEBUG_EXIT + 4)
+            .chain([MARK_START, MARK_END, KEYBOARD, CONTROL_A, RESET])
+        {
             map.0[usize::from(port / 8)] |= 1 << (port % 8);
         }
         map
@@ -47,7 +50,11 @@ impl MsrNumber {
 }
 
 /// Ranges of registers that exit: those that the hypervisor emulates, and SVM's own.
-const GUARDED: [core::ops::RangeInclusive<u32>; 3] = [0x1b..=0x1b, 0xc000_0080..=0xc000_0080, 0xc001_0114..=0xc001_0118];
+const GUARDED: [core::ops::RangeInclusive<u32>; 3] = [
+    0x1b..=0x1b,
+    0xc000_0080..=0xc000_0080,
+    0xc001_0114..=0xc001_0118,
+];
 
 /// The MSR permission map: two bits a register, read and write.
 #[derive(Debug)]
@@ -85,8 +92,18 @@ mod what_exits {
     fn only_the_ports_that_are_not_the_guests() {
         let map = PortMap::new();
         let exits = |port: u16| map.0[usize::from(port / 8)] & 1 << (port % 8) != 0;
-        assert!([0x2f8, 0x2ff, 0xf4, 0xf7, 0xe0, 0xe1, 0x64, 0x92, 0xcf9].into_iter().all(exits));
-        assert!(![0x3f8, 0x20, 0x40, 0x70, 0xcf8, 0xcfc, 0xe9, 0x60, 0x300, 0xf8].into_iter().any(exits));
+        assert!(
+            [0x2f8, 0x2ff, 0xf4, 0xf7, 0xe0, 0xe1, 0x64, 0x92, 0xcf9]
+                .into_iter()
+                .all(exits)
+        );
+        assert!(
+            ![
+                0x3f8, 0x20, 0x40, 0x70, 0xcf8, 0xcfc, 0xe9, 0x60, 0x300, 0xf8
+            ]
+            .into_iter()
+            .any(exits)
+        );
     }
 
     #[test]

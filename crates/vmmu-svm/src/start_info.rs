@@ -58,7 +58,9 @@ impl StartInfo {
         let (modules, list) = ((word(at + 8) >> 32) as u32, word(at + 16));
         let range = |at: u64| Hpa::new(word(at))..Hpa::new(word(at).saturating_add(word(at + 8)));
         Ok(Self {
-            modules: (0..u64::from(modules.min(MOST))).map(|i| range(list + i * 32)).collect(),
+            modules: (0..u64::from(modules.min(MOST)))
+                .map(|i| range(list + i * 32))
+                .collect(),
             ram: (0..u64::from(entries))
                 .map(|i| map + i * 24)
                 .filter(|&entry| word(entry + 16) as u32 == TYPE_RAM)
@@ -74,7 +76,9 @@ mod a_start_info_is_copied {
 
     fn image() -> Vec<u8> {
         let mut bytes = alloc::vec![0; 0x200];
-        let mut put = |at: usize, value: u64, width: usize| bytes[at..at + width].copy_from_slice(&value.to_le_bytes()[..width]);
+        let mut put = |at: usize, value: u64, width: usize| {
+            bytes[at..at + width].copy_from_slice(&value.to_le_bytes()[..width])
+        };
         put(0, u64::from(MAGIC), 4);
         put(4, 1, 4);
         put(12, 1, 4);
@@ -93,7 +97,9 @@ mod a_start_info_is_copied {
     }
 
     fn parse(bytes: &[u8]) -> Result<StartInfo, StartInfoError> {
-        StartInfo::parse(Hpa::new(0), |at, to| to.copy_from_slice(&bytes[at.get() as usize..][..to.len()]))
+        StartInfo::parse(Hpa::new(0), |at, to| {
+            to.copy_from_slice(&bytes[at.get() as usize..][..to.len()])
+        })
     }
 
     #[test]

@@ -25,7 +25,13 @@ impl TableFrames {
     /// Makes an allocator of all of `frames`.
     pub fn new(frames: Frames) -> Self {
         let next = frames.range().start;
-        Self { frames, state: Mutex::new(State { next, free: Vec::new() }) }
+        Self {
+            frames,
+            state: Mutex::new(State {
+                next,
+                free: Vec::new(),
+            }),
+        }
     }
     /// Allocates a frame of zeros, if one is left.
     pub fn allocate(&self) -> Option<Pfn> {

@@ -6,15 +6,18 @@
 
 use vmmu::addr::{Gpa, Gva};
 use vmmu::paging::{Cr0, Cr3, Cr4, Efer, GuestFormat, PagingState, Pdptes, Rflags};
-use vmmu::walk::{Access, AccessKind, CasOutcome, Gpte, GpteError, GpteMemory, GpteWidth, Privilege, Walk, WalkFailure, Walker};
+use vmmu::walk::{
+    Access, AccessKind, CasOutcome, Gpte, GpteError, GpteMemory, GpteWidth, Privilege, Walk,
+    WalkFailure, Walker,
+};
 
 use crate::arch::physical::GuestRam;
 use crate::arch::world::{HostWorld, Registers, run};
 use crate::config::Paging;
 use crate::cpuid::Shape;
 use crate::decode::{self, CodeSize, Gpr, Instruction, LONGEST, RegisterFile, SegmentName};
-use crate::fetch;
 use crate::event::{Event, Exception, Merged};
+use crate::fetch;
 use crate::load::Entry;
 use crate::vmcb::{Segment, Vmcb};
 
@@ -58,13 +61,27 @@ impl Vcpu {
         let code = |attributes| Segment::flat(0x10, attributes);
         let data = Segment::flat(0x18, DATA_32);
         (vmcb.ds, vmcb.es, vmcb.ss, vmcb.fs, vmcb.gs) = (data, data, data, data, data);
-        vmcb.tr = Segment { selector: 0, attributes: TASK, limit: 0x67, base: 0 };
-        vmcb.ldtr = Segment { selector: 0, attributes: 0x82, limit: 0, base: 0 };
+        vmcb.tr = Segment {
+            selector: 0,
+            attributes: TASK,
+            limit: 0x67,
+            base: 0,
+        };
+        vmcb.ldtr = Segment {
+            selector: 0,
+            attributes: 0x82,
+            limit: 0,
+            base: 0,
+        };
         state.cr0 = Cr0::PE | Cr0::ET;
         match entry {
             Entry::Long { rip, rsi, cr3, gdt } => {
                 vmcb.cs = code(CODE_64);
-                vmcb.gdtr = Segment { limit: 31, base: gdt.get(), ..Segment::default() };
+                vmcb.gdtr = Segment {
+                    limit: 31,
+                    base: gdt.get(),
+                    ..Segment::default()
+                };
                 state.cr0 |= Cr0::PG;
                 state.cr4 = Cr4::PAE;
                 state.efer = Efer::LME | Efer::LMA;
@@ -83,7 +100,13 @@ impl Vcpu {
         (vmcb.rflags, vmcb.dr6, vmcb.dr7, vmcb.pat) = (2, 0xffff_0ff0, 0x400, PAT);
         let mut host = HostWorld::new();
         host.save();
-        Self { vmcb, registers, host, walker: Walker::new(state), paging }
+        Self {
+            vmcb,
+            registers,
+            host,
+            walker: Walker::new(state),
+            paging,
+        }
     }
 
     /// Runs the guest until it exits.
@@ -178,7 +201,12 @@ impl Vcpu {
     }
 
     #[cold]
-    fn decode_across_pages(&mut self, ram: &GuestRam, at: Gva, size: CodeSize) -> Option<Instruction> {
+    fn decode_across_pages(
+        &mut self,
+        ram: &GuestRam,
+        at: Gva,
+        size: CodeSize,
+    ) -> Option<Instruction> {
         let mut bytes = [0; LONGEST];
         let left = (4096 - at.page_offset() as usize).min(LONGEST);
         let (head, tail) = bytes.split_at_mut(left);
@@ -186,7 +214,8 @@ impl Vcpu {
         if let Some(instruction) = decode::decode_any(head, size, self.vmcb.rip, self) {
             return Some(instruction);
         }
-        ram.read(self.fetch_address(ram, at.wrapping_add(left as u64))?, tail).ok()?;
+        ram.read(self.fetch_address(ram, at.wrapping_add(left as u64))?, tail)
+            .ok()?;
         decode::decode_any(&bytes, size, self.vmcb.rip, self)
     }
 
@@ -195,7 +224,8 @@ impl Vcpu {
     fn fetch_address(&mut self, ram: &GuestRam, at: Gva) -> Option<Gpa> {
         self.take_over_cr3();
         if self.walker.decoder().format() == GuestFormat::Level4
-            && let Some(gpa) = fetch::walk(ram, self.walker.state().cr3.root(GuestFormat::Level4), at)
+            && let Some(gpa) =
+                fetch::walk(ram, self.walker.state().cr3.root(GuestFormat::Level4), at)
         {
             return Some(gpa);
         }
@@ -208,7 +238,12 @@ impl Vcpu {
         result.ok().map(|()| walk.gpa())
     }
     /// Walks the guest's tables without leaving a trace in them.
-    pub fn probe(&mut self, ram: &GuestRam, gva: Gva, access: Access) -> (Walk, Result<(), WalkFailure>) {
+    pub fn probe(
+        &mut self,
+        ram: &GuestRam,
+        gva: Gva,
+        access: Access,
+    ) -> (Walk, Result<(), WalkFailure>) {
         self.take_over_cr3();
         if self.paging == Paging::Nested && self.walker.decoder().format() == GuestFormat::Pae {
             self.take_over_pdptes(ram);
@@ -225,14 +260,21 @@ impl Vcpu {
         let cr3 = self.walker.state().cr3;
         let root = cr3.root(GuestFormat::Pae);
         let entry = |slot: u64| ram.load64(root.wrapping_add(slot * 8)).unwrap_or(0) & !ACCESSED;
-        self.walker.set_cr3(cr3, Some(Pdptes::new([entry(0), entry(1), entry(2), entry(3)])));
+        self.walker.set_cr3(
+            cr3,
+            Some(Pdptes::new([entry(0), entry(1), entry(2), entry(3)])),
+        );
     }
 
     /// Steps over an instruction that the hypervisor has carried out.
     #[inline]
     pub fn step_over(&mut self, length: u8) {
         let next = self.vmcb.rip.wrapping_add(u64::from(length));
-        self.vmcb.rip = if self.code_size() == CodeSize::Bits64 { next } else { next & 0xffff_ffff };
+        self.vmcb.rip = if self.code_size() == CodeSize::Bits64 {
+            next
+        } else {
+            next & 0xffff_ffff
+        };
         self.vmcb.interrupt_shadow &= !1;
         let flags = Rflags::from_bits_retain(self.vmcb.rflags);
         if flags.intersects(Rflags::TF | Rflags::RF) {
@@ -240,7 +282,9 @@ impl Vcpu {
             if flags.contains(Rflags::TF) {
                 // The trap of single-stepping follows the instruction (AMD APM vol. 2, section 13.1.4).
                 self.vmcb.dr6 |= 1 << 14;
-                let Merged::Deliver(event) = Exception::Debug.merge(None) else { return };
+                let Merged::Deliver(event) = Exception::Debug.merge(None) else {
+                    return;
+                };
                 self.vmcb.event = event.field();
             }
         }
@@ -304,10 +348,22 @@ impl GpteMemory for Tables<'_> {
         };
         raw.map(Gpte::new).map_err(|_| GpteError::Missing)
     }
-    fn compare_exchange(&self, at: Gpa, width: GpteWidth, current: Gpte, new: Gpte) -> Result<CasOutcome, GpteError> {
+    fn compare_exchange(
+        &self,
+        at: Gpa,
+        width: GpteWidth,
+        current: Gpte,
+        new: Gpte,
+    ) -> Result<CasOutcome, GpteError> {
         let won = match width {
-            GpteWidth::Bytes4 => self.0.compare_exchange32(at, current.raw() as u32, new.raw() as u32).map(|result| result.is_ok()),
-            GpteWidth::Bytes8 => self.0.compare_exchange64(at, current.raw(), new.raw()).map(|result| result.is_ok()),
+            GpteWidth::Bytes4 => self
+                .0
+                .compare_exchange32(at, current.raw() as u32, new.raw() as u32)
+                .map(|result| result.is_ok()),
+            GpteWidth::Bytes8 => self
+                .0
+                .compare_exchange64(at, current.raw(), new.raw())
+                .map(|result| result.is_ok()),
         };
         match won {
             Ok(true) => Ok(CasOutcome::Done),

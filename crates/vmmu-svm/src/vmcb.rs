@@ -86,7 +86,12 @@ pub struct Segment {
 impl Segment {
     /// Makes a flat segment.
     pub const fn flat(selector: u16, attributes: u16) -> Self {
-        Self { selector, attributes, limit: u32::MAX, base: 0 }
+        Self {
+            selector,
+            attributes,
+            limit: u32::MAX,
+            base: 0,
+        }
     }
     /// Tells whether the descriptor has L set: 64-bit code while long mode is active.
     pub const fn is_long(self) -> bool {
@@ -99,7 +104,10 @@ impl Segment {
 }
 
 /// The control block. Fields without a comment of their own are named as in the manual.
-#[allow(missing_docs, reason = "the manual's tables B-1 and B-2 describe each field")]
+#[allow(
+    missing_docs,
+    reason = "the manual's tables B-1 and B-2 describe each field"
+)]
 #[derive(Clone, Debug)]
 #[repr(C, align(4096))]
 pub struct Vmcb {
@@ -174,7 +182,12 @@ pub struct Vmcb {
 impl Vmcb {
     /// Makes a control block of zeros.
     pub const fn new() -> Self {
-        const NONE: Segment = Segment { selector: 0, attributes: 0, limit: 0, base: 0 };
+        const NONE: Segment = Segment {
+            selector: 0,
+            attributes: 0,
+            limit: 0,
+            base: 0,
+        };
         Self {
             cr_reads: ControlRegisters::empty(),
             cr_writes: ControlRegisters::empty(),

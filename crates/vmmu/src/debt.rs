@@ -68,11 +68,6 @@ impl<'c, 'm, H: Host, O: Observer> Debt<'c, 'm, H, O> {
         self.dead = id.0 + 1;
     }
 
-    /// Tells whether anything is owed.
-    pub(crate) fn is_owed(&self) -> bool {
-        self.owed
-    }
-
     /// Flushes if this or anybody's flush is owed: what precedes a promise that something is mapped nowhere.
     pub(crate) fn promise(&mut self) {
         if self.owed {
@@ -83,10 +78,14 @@ impl<'c, 'm, H: Host, O: Observer> Debt<'c, 'm, H, O> {
     }
 
     /// Pays: flushes every CPU, then lowers the count, records late dirt, and retires the dead.
+    #[inline]
     pub(crate) fn pay(&mut self) {
-        if !self.owed {
-            return;
+        if self.owed {
+            self.settle();
         }
+    }
+
+    fn settle(&mut self) {
         let call = self.call;
         if mutant!(LowerBeforeFlush) {
             call.mmu.flush_pending.fetch_sub(1, Ordering::AcqRel);
@@ -119,6 +118,7 @@ impl<'c, 'm, H: Host, O: Observer> Debt<'c, 'm, H, O> {
 }
 
 impl<H: Host, O: Observer> Drop for Debt<'_, '_, H, O> {
+    #[inline]
     fn drop(&mut self) {
         if self.owed {
             self.pay();

@@ -36,6 +36,7 @@ impl DirectRoots {
         Self([AtomicU32::new(0), AtomicU32::new(0)])
     }
 
+    #[inline]
     pub(crate) fn get(&self, space: AddressSpace) -> Option<PageId> {
         // Acquire: pairs with the Release that publishes the root.
         self.0[space as usize]
@@ -122,7 +123,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         let writes = access == AccessKind::Write;
         for _ in 0..16 {
             let snapshot = self.mmu.shards.snapshot(gfn, Level::L3, &self.mmu.slots);
-            let Some(slot) = self.mmu.slots.find(space, gfn) else {
+            let Some(slot) = self.slot(space, gfn) else {
                 return Ok(self.direct_device(gpa, EmulateReason::NoMemory));
             };
             if writes && slot.flags.contains(SlotFlags::READ_ONLY) {

@@ -130,3 +130,68 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod a_write_is_in_the_next_harvest {
+    use super::*;
+    use crate::addr::{Gpa, Level};
+    use crate::audit::Strictness;
+    use crate::testhost::{AD, Guest, PWU, World};
+    use crate::walk::{Access, AccessKind};
+    use crate::{Engine, FaultOutcome};
+    use alloc::vec::Vec;
+
+    fn harvest(world: &World) -> Vec<u64> {
+        let mut frames = Vec::new();
+        world
+            .mmu
+            .harvest_dirty(world.ram, |gfn| frames.push(gfn.get()))
+            .unwrap();
+        frames
+    }
+
+    /// Writes, harvests, and writes again; the auditor tells of any leaf that is writable and not marked.
+    fn rounds(world: &World, write: impl Fn(u64)) {
+        world
+            .mmu
+            .set_slot_flags(world.ram, SlotFlags::LOG_DIRTY)
+            .unwrap();
+        write(605);
+        write(600);
+        world.mmu.audit(Strictness::Exact).unwrap();
+        let first = harvest(world);
+        assert!(first.contains(&600) && first.contains(&605), "{first:?}");
+        world.mmu.audit(Strictness::Exact).unwrap();
+        write(605);
+        assert_eq!(harvest(world), [605]);
+        assert_eq!(harvest(world), []);
+    }
+
+    #[test]
+    fn under_nested_paging() {
+        for engine in [Engine::Npt, Engine::Ept] {
+            let world = World::new(engine, |_| {});
+            world.mmu.host().allow(Level::L2);
+            rounds(&world, |gfn| {
+                let gpa = Gpa::new(gfn << 12);
+                let done = world.vcpu(0).handle_nested_fault(gpa, AccessKind::Write);
+                assert_eq!(done, Ok(FaultOutcome::Resume));
+            });
+        }
+    }
+
+    #[test]
+    fn under_shadow_paging() {
+        let world = World::new(Engine::Shadow, |_| {});
+        let mut guest = Guest::new(World::ROOT);
+        for i in 0..8 {
+            let page = (Gfn::new(600 + i), Level::L1);
+            guest.map(world.mmu.host(), i << 12, page, PWU | AD);
+        }
+        world.set_root();
+        rounds(&world, |gfn| {
+            let done = world.touch((gfn - 600) << 12, Access::WRITE);
+            assert_eq!(done, FaultOutcome::Resume);
+        });
+    }
+}

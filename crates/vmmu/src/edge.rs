@@ -95,8 +95,22 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         leaf: &Leaf,
         purpose: Purpose,
     ) -> Result<Installed, Refused> {
-        let page = self.page(id);
-        let level = page.role().level();
+        let mut stripe = self.mmu.frames.lock(&self.locks, leaf.gfn);
+        self.install_in(&mut stripe, (id, self.page(id)), slot, leaf, purpose)
+    }
+
+    /// Installs a leaf with the gfn lock of its frame held as well.
+    #[inline]
+    pub(crate) fn install_in(
+        &self,
+        stripe: &mut Stripe,
+        (id, page): (PageId, &Page),
+        slot: Index,
+        leaf: &Leaf,
+        purpose: Purpose,
+    ) -> Result<Installed, Refused> {
+        let role = page.role();
+        let level = role.level();
         // Acquire inside `load`: pairs with the exchange of a removal, so that its raise of `flush_pending` is seen below.
         let old = self.load(page, slot);
         let record = page.record(slot);
@@ -113,13 +127,12 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         {
             return Err(Refused::FlushFirst);
         }
-        let mut stripe = self.mmu.frames.lock(&self.locks, leaf.gfn);
         if !self.mmu.shards.is_unchanged(leaf.gfn, level, leaf.snapshot)
             || leaf.snapshot.slots != self.mmu.slots.generation()
         {
             return Err(Refused::Stale);
         }
-        let (region, _) = stripe.region(leaf.gfn).ok_or(Missing::Region(leaf.gfn))?;
+        let (region, nodes) = stripe.region(leaf.gfn).ok_or(Missing::Region(leaf.gfn))?;
         let tracked = if level == Level::L1 {
             region.is_tracked(leaf.gfn) && !forgets_tracking(page, old)
         } else if region.live != 0 && !mutant!(LargeOverTable) {
@@ -136,16 +149,20 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
                 .with(leaf.bits)
                 .with(if writable { Spte::WRITE } else { 0 });
         if writable && !mutant!(WritableUnmarked) {
-            region.mark_dirty(leaf.gfn, level, page.role().space());
+            region.mark_dirty(leaf.gfn, level, role.space());
         }
         if old.is_present() && !(mutant!(OverwriteLeaf) && record != Record::Leaf(leaf.gfn)) {
-            // Re-read under the gfn lock: a removal may have come between.
             return self.widen(page, slot, new);
         }
         if mutant!(StoreBeforeRoom) {
             self.mmu.host.store(page.table(), slot, new.raw());
         }
-        stripe.add_leaf(leaf.gfn, level, SpteRef::new(id, slot))?;
+        let head = region
+            .head_mut(leaf.gfn, level)
+            .ok_or(Missing::Heads(leaf.gfn))?;
+        nodes
+            .insert(head, SpteRef::new(id, slot))
+            .map_err(|_| Missing::Nodes(leaf.gfn))?;
         if !(mutant!(KeepOldRecord) && record != Record::Empty) {
             page.set_record(slot, Record::Leaf(leaf.gfn));
         }

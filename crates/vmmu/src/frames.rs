@@ -246,18 +246,6 @@ impl Stripe {
             .map(|r| (r, nodes))
     }
 
-    /// Adds an SPTE to the reverse map of what it maps.
-    pub(crate) fn add_leaf(
-        &mut self,
-        gfn: Gfn,
-        level: Level,
-        spte: SpteRef,
-    ) -> Result<(), Missing> {
-        let (region, nodes) = self.region(gfn).ok_or(Missing::Region(gfn))?;
-        let head = region.head_mut(gfn, level).ok_or(Missing::Heads(gfn))?;
-        nodes.insert(head, spte).map_err(|_| Missing::Nodes(gfn))
-    }
-
     /// Takes an SPTE out of the reverse map of what it maps.
     pub(crate) fn drop_leaf(&mut self, gfn: Gfn, level: Level, spte: SpteRef) -> bool {
         self.region(gfn).is_some_and(|(region, nodes)| {
@@ -390,6 +378,12 @@ impl Frames {
     fn stripe(&self, gfn: Gfn) -> usize {
         // Neighbouring regions get neighbouring stripes: a large guest spreads evenly.
         (gfn.get() / REGION) as usize & (self.stripes.len() - 1)
+    }
+
+    /// Tells whether the gfn lock of one is the gfn lock of the other.
+    #[inline]
+    pub(crate) fn share_lock(&self, one: Gfn, other: Gfn) -> bool {
+        self.stripe(one) == self.stripe(other)
     }
 
     /// Takes the gfn lock of `gfn`.

@@ -50,12 +50,7 @@ impl<H: Host, O: Observer> GpteMemory for SlottedMemory<'_, '_, H, O> {
     #[inline]
     fn read(&self, at: Gpa, width: GpteWidth) -> Result<Gpte, GpteError> {
         let gfn = Gfn::containing(at);
-        let slot = self
-            .call
-            .mmu
-            .slots
-            .find(self.space, gfn)
-            .ok_or(GpteError::Missing)?;
+        let slot = self.call.slot(self.space, gfn).ok_or(GpteError::Missing)?;
         load(&self.call.mmu.host, slot.backed(gfn), at, width)
     }
 
@@ -73,11 +68,7 @@ impl<H: Host, O: Observer> GpteMemory for SlottedMemory<'_, '_, H, O> {
         if call.mmu.shards.is_busy(gfn) && !mutant!(MarkWhileTakenBack) {
             return Err(GpteError::Busy);
         }
-        let slot = call
-            .mmu
-            .slots
-            .find(self.space, gfn)
-            .ok_or(GpteError::Missing)?;
+        let slot = self.call.slot(self.space, gfn).ok_or(GpteError::Missing)?;
         if slot.flags.contains(SlotFlags::READ_ONLY) && !mutant!(MarkReadOnlySlot) {
             return Ok(CasOutcome::ReadOnly);
         }

@@ -26,7 +26,7 @@ use crate::paging::{GuestFormat, PagingMode, PagingRules};
 use crate::pool::Pool;
 use crate::retire::{Grace, ReadGuard};
 use crate::role::Role;
-use crate::slots::{SlotConfig, SlotId, SlotTable};
+use crate::slots::{AddressSpace, SlotConfig, SlotHint, SlotId, SlotTable, SlotView};
 use crate::spte::Spte;
 use crate::stats::{Counters, Event, LOCK_EVENTS, Observer, Stats};
 use crate::sync::{AtomicU32, AtomicU64, Locks, OnceBox, Ordering};
@@ -169,7 +169,7 @@ impl<H: Host, O: Observer> Mmu<H, O> {
             locks: Locks::default(),
             guard: Some(self.grace.enter_other()),
             counters: &self.counters,
-            alone: false,
+            hint: None,
         }
     }
 
@@ -216,15 +216,16 @@ pub(crate) struct Call<'m, H: Host, O: Observer> {
     pub(crate) locks: Locks,
     pub(crate) guard: Option<ReadGuard<'m>>,
     pub(crate) counters: &'m Counters,
-    /// The counters have no other writer.
-    pub(crate) alone: bool,
+    /// The vCPU's own; then the counters have no other writer either.
+    pub(crate) hint: Option<&'m SlotHint>,
 }
 
 impl<H: Host, O: Observer> Drop for Call<'_, H, O> {
+    #[inline]
     fn drop(&mut self) {
         self.guard = None;
-        for (event, n) in LOCK_EVENTS.iter().zip(self.locks.take_counts()) {
-            if n != 0 {
+        if self.locks.took_any() {
+            for (event, n) in LOCK_EVENTS.iter().zip(self.locks.take_counts()) {
                 self.add(*event, u64::from(n));
             }
         }
@@ -237,7 +238,7 @@ impl<H: Host, O: Observer> Drop for Call<'_, H, O> {
 impl<H: Host, O: Observer> Call<'_, H, O> {
     #[inline]
     fn add(&self, event: Event, n: u64) {
-        if self.alone {
+        if self.hint.is_some() {
             self.counters.add_alone(event, n);
         } else {
             self.counters.add_shared(event, n);
@@ -295,6 +296,15 @@ impl<H: Host, O: Observer> Call<'_, H, O> {
         }
     }
 
+    /// Finds the slot of `gfn`.
+    #[inline]
+    pub(crate) fn slot(&self, space: AddressSpace, gfn: Gfn) -> Option<SlotView> {
+        match self.hint {
+            Some(hint) => self.mmu.slots.find_near(hint, space, gfn),
+            None => self.mmu.slots.find(space, gfn),
+        }
+    }
+
     /// Reads a guest entry through the slots.
     #[inline]
     pub(crate) fn read_gpte(
@@ -304,11 +314,7 @@ impl<H: Host, O: Observer> Call<'_, H, O> {
         width: GpteWidth,
     ) -> Result<Gpte, GpteError> {
         let gfn = Gfn::containing(at);
-        let slot = self
-            .mmu
-            .slots
-            .find(role.space(), gfn)
-            .ok_or(GpteError::Missing)?;
+        let slot = self.slot(role.space(), gfn).ok_or(GpteError::Missing)?;
         crate::memory::load(&self.mmu.host, slot.backed(gfn), at, width)
     }
 

@@ -16,7 +16,7 @@ use crate::frames::Missing;
 use crate::host::{Host, LookupError, Need};
 use crate::mmu::Call;
 use crate::outcome::{EmulateReason, FaultOutcome};
-use crate::page::PageId;
+use crate::page::{Page, PageId};
 use crate::paging::{GuestFormat, PagingRules};
 use crate::role::Role;
 use crate::slots::{SlotFlags, SlotView};
@@ -124,7 +124,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         };
         // The snapshot comes before everything that it covers: the slot, and the host frame.
         let snapshot = self.mmu.shards.snapshot(gfn, Level::L2, &self.mmu.slots);
-        let Some(slot) = self.mmu.slots.find(local.space, gfn) else {
+        let Some(slot) = self.slot(local.space, gfn) else {
             return self.device(&way, debt);
         };
         if access.is_write() && slot.flags.contains(SlotFlags::READ_ONLY) {
@@ -277,7 +277,13 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
             leaf.gfn = exact.0.align_down(level);
             leaf.pfn = exact.1.align_down(level);
             match self.place(way, id, level, index, &leaf) {
-                Ok(installed) => return Ok(self.done(local, way, id, installed, leaf, debt)),
+                Ok((installed, window)) => {
+                    self.count_fixed(installed, leaf.gfn);
+                    if window != 0 {
+                        self.prefetch(local, id, index, window);
+                    }
+                    return Ok(FaultOutcome::Resume);
+                }
                 Err(Refused::TooLarge) => target = Level::L1,
                 Err(Refused::Occupied) => {
                     let page = self.page(id);
@@ -300,7 +306,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         }
     }
 
-    /// Installs the leaf in a slot, if the guest's entry is still what the walk saw.
+    /// Installs the leaf in a slot, if the guest's entry is still what the walk saw; says how many neighbours to prefetch.
     pub(crate) fn place(
         &self,
         way: &Way<'_>,
@@ -308,7 +314,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         level: Level,
         index: Index,
         leaf: &Leaf,
-    ) -> Result<Installed, Refused> {
+    ) -> Result<(Installed, u16), Refused> {
         let page = self.page(id);
         let purpose = if way.access.is_write() {
             Purpose::Write
@@ -319,61 +325,66 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         if !page.is_alive() {
             return Err(Refused::Stale);
         }
-        if page.role().is_direct() || mutant!(LeafWithoutRecheck) {
-            return self.install_leaf(id, index, leaf, purpose);
+        let stands_for_table = !page.role().is_direct() && !mutant!(LeafWithoutRecheck);
+        if !stands_for_table {
+            return Ok((self.install_leaf(id, index, leaf, purpose)?, 0));
         }
-        let gpte = self.recheck(way, level, page.role())?;
+        let gpte = self.recheck(way, page, index)?;
         let installed = self.install_leaf(id, index, leaf, purpose)?;
         self.note_derived(page, index, gpte, &mut state);
-        Ok(installed)
+        let may_prefetch = installed == Installed::New && level == Level::L1;
+        let window = if may_prefetch && self.mmu.config.prefetch != 0 {
+            self.window(page, index, &mut state)
+        } else {
+            0
+        };
+        Ok((installed, window))
     }
 
-    /// Re-reads the guest's entry of `level` under the table lock: unchanged but for A and D, or the install is stale.
-    pub(crate) fn recheck(&self, way: &Way<'_>, level: Level, role: Role) -> Result<Gpte, Refused> {
-        let record = way.walk.record(level).ok_or(Refused::Stale)?;
+    /// Re-reads the guest's entry of a slot under the table lock: unchanged but for A and D, or the install is stale.
+    pub(crate) fn recheck(
+        &self,
+        way: &Way<'_>,
+        page: &Page,
+        index: Index,
+    ) -> Result<Gpte, Refused> {
+        let role = page.role();
+        let seen = way.walk.entry(role.level()).ok_or(Refused::Stale)?;
         let now = self
-            .read_gpte(role, record.at, GpteWidth::Bytes8)
+            .read_gpte(role, Self::gpte_at(page, index), GpteWidth::Bytes8)
             .map_err(|_| Refused::Stale)?;
-        if !now.same_but_for_ad(record.gpte) {
+        if !now.same_but_for_ad(seen) {
             return Err(Refused::Stale);
         }
         Ok(now)
     }
 
-    /// Counts what a fault achieved, and prefetches its neighbours.
-    fn done(
-        &self,
-        local: &VcpuLocal,
-        way: &Way<'_>,
-        id: PageId,
-        installed: Installed,
-        leaf: Leaf,
-        debt: &mut Debt<'_, 'm, H, O>,
-    ) -> FaultOutcome {
-        let page = self.page(id);
-        match installed {
-            Installed::Present => self.count_at(Event::FaultSpurious, leaf.gfn),
-            Installed::Widened => self.count_at(Event::FaultFixed, leaf.gfn),
-            Installed::New => {
-                self.count_at(Event::FaultFixed, leaf.gfn);
-                if page.role().level() == Level::L1
-                    && !page.role().is_direct()
-                    && self.mmu.config.prefetch != 0
-                {
-                    self.prefetch(local, id, Level::L1.index(way.gva.get()), debt);
-                }
-            }
-        }
-        FaultOutcome::Resume
+    fn count_fixed(&self, installed: Installed, gfn: Gfn) {
+        let event = match installed {
+            Installed::Present => Event::FaultSpurious,
+            Installed::Widened | Installed::New => Event::FaultFixed,
+        };
+        self.count_at(event, gfn);
     }
 }
 
 /// Returns the gfn and role of the page below an entry of `level`, as the walk demands.
 fn demand(walk: &Walk, role: Role, level: Level) -> Option<(Gfn, Role)> {
     let below = level.below()?;
-    if walk.format() != GuestFormat::Off && level > walk.leaf_level() {
-        let record = walk.record(below)?;
-        return Some((record.table(), role.child(below, record.inherited, false)));
+    let format = walk.format();
+    if format != GuestFormat::Off && level > walk.leaf_level() {
+        let gpte = walk.entry(level)?;
+        // The page was reached by this walk, so that its role has what the entries above allow.
+        let rights = if format.has_rights(level) {
+            role.rights() & gpte.rights()
+        } else {
+            role.rights()
+        };
+        debug_assert_eq!(
+            walk.record(below).map(|r| (r.table(), r.inherited)),
+            Some((gpte.frame(), rights))
+        );
+        return Some((gpte.frame(), role.child(below, rights, false)));
     }
     let dirty = if walk.is_dirty() {
         walk.rights()

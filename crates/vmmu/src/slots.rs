@@ -13,7 +13,7 @@
 use crate::Error;
 use crate::addr::{Gfn, Level, MAX_FRAME};
 use crate::host::{BackedFrame, MemoryToken};
-use crate::sync::{AtomicU64, Kind, Lock, Locks, Ordering, fence};
+use crate::sync::{AtomicU64, Counter, Kind, Lock, Locks, Ordering, fence};
 
 /// How many slots a VM may have, all address spaces together.
 pub const MAX_SLOTS: usize = if cfg!(loom) { 2 } else { 64 };
@@ -110,6 +110,65 @@ struct Fields {
     kind: AtomicU64,
 }
 
+/// Where a vCPU found a slot last. Its claimant is the only one who reads or writes it.
+#[derive(Debug)]
+pub(crate) struct SlotHint {
+    /// The sequence in which it was found; odd: nothing was.
+    sequence: Counter,
+    base: Counter,
+    frames: Counter,
+    token: Counter,
+    /// As in [`Fields`], and the slot's number from bit 16 on.
+    kind: Counter,
+}
+
+impl SlotHint {
+    pub(crate) fn new() -> Self {
+        Self {
+            sequence: Counter::new(1),
+            base: Counter::new(0),
+            frames: Counter::new(0),
+            token: Counter::new(0),
+            kind: Counter::new(0),
+        }
+    }
+
+    #[inline]
+    fn view(&self) -> SlotView {
+        let kind = self.kind.load(Ordering::Relaxed);
+        SlotView {
+            base: Gfn::new(self.base.load(Ordering::Relaxed)),
+            frames: self.frames.load(Ordering::Relaxed),
+            token: MemoryToken(self.token.load(Ordering::Relaxed)),
+            flags: SlotFlags::from_bits_truncate(kind as u8),
+            id: SlotId((kind >> 16) as u16),
+        }
+    }
+
+    #[inline]
+    fn space(&self) -> AddressSpace {
+        space_of(self.kind.load(Ordering::Relaxed) >> 8 & 0xff)
+    }
+
+    fn keep(&self, view: &SlotView, space: AddressSpace, sequence: u64) {
+        let kind = u64::from(view.id.0) << 16 | (space as u64) << 8 | u64::from(view.flags.bits());
+        self.base.store(view.base.get(), Ordering::Relaxed);
+        self.frames.store(view.frames, Ordering::Relaxed);
+        self.token.store(view.token.0, Ordering::Relaxed);
+        self.kind.store(kind, Ordering::Relaxed);
+        self.sequence.store(sequence, Ordering::Relaxed);
+    }
+}
+
+#[inline]
+fn space_of(number: u64) -> AddressSpace {
+    if number == 0 {
+        AddressSpace::Normal
+    } else {
+        AddressSpace::SystemManagement
+    }
+}
+
 /// All slots of a VM.
 #[derive(Debug)]
 pub(crate) struct SlotTable {
@@ -130,9 +189,41 @@ impl SlotTable {
         }
     }
 
+    /// Finds the slot of `gfn`, first where the last look-up with this hint did.
+    #[inline]
+    pub(crate) fn find_near(
+        &self,
+        hint: &SlotHint,
+        space: AddressSpace,
+        gfn: Gfn,
+    ) -> Option<SlotView> {
+        // As long as the sequence stands where it stood, a scan would find the same fields.
+        let kept = (hint.sequence.load(Ordering::Relaxed) == self.generation()
+            && hint.space() == space)
+            .then(|| hint.view());
+        match kept {
+            Some(view) if view.contains(gfn) => Some(view),
+            _ => self.find_far(hint, space, gfn),
+        }
+    }
+
+    #[inline(never)]
+    fn find_far(&self, hint: &SlotHint, space: AddressSpace, gfn: Gfn) -> Option<SlotView> {
+        let (found, sequence) = self.find_in_sequence(space, gfn);
+        if let Some(view) = found {
+            hint.keep(&view, space, sequence);
+        }
+        found
+    }
+
     /// Finds the slot of `gfn`. No lock; starts over when a slot changes meanwhile.
     #[inline]
     pub(crate) fn find(&self, space: AddressSpace, gfn: Gfn) -> Option<SlotView> {
+        self.find_in_sequence(space, gfn).0
+    }
+
+    /// Finds the slot of `gfn`, and the sequence in which it was found.
+    fn find_in_sequence(&self, space: AddressSpace, gfn: Gfn) -> (Option<SlotView>, u64) {
         loop {
             // Acquire: pairs with the Release that ends an edit; without it fields from before the edit could be read.
             let sequence = self.sequence.load(Ordering::Acquire);
@@ -140,7 +231,7 @@ impl SlotTable {
             // The fence keeps the field loads above the second look; pairs with the fence in `edit`.
             fence(Ordering::Acquire);
             if sequence & 1 == 0 && self.sequence.load(Ordering::Relaxed) == sequence {
-                return found;
+                return (found, sequence);
             }
             core::hint::spin_loop();
             #[cfg(loom)]
@@ -166,12 +257,7 @@ impl SlotTable {
                 flags: SlotFlags::from_bits_truncate(kind as u8),
                 id: SlotId(i as u16),
             };
-            let space = if kind >> 8 == 0 {
-                AddressSpace::Normal
-            } else {
-                AddressSpace::SystemManagement
-            };
-            if wanted(&view, space) {
+            if wanted(&view, space_of(kind >> 8)) {
                 return Some(view);
             }
         }

@@ -42,11 +42,16 @@ pub(crate) enum Kind {
 pub(crate) const KINDS: usize = 3;
 
 /// The locks that one call holds, and how many of each kind it took.
+///
+/// Which are held is known in debug builds only; how many were taken is one word, a field of [`COUNT_BITS`] for each kind.
 #[derive(Debug, Default)]
 pub(crate) struct Locks {
     held: Cell<u8>,
-    taken: Cell<[u32; KINDS]>,
+    taken: Cell<u64>,
 }
+
+/// The width of a kind's count; one that overflows within a call spoils the statistics, nothing else.
+const COUNT_BITS: usize = 21;
 
 impl Locks {
     #[inline]
@@ -56,15 +61,18 @@ impl Locks {
             "lock order: {kind:?} taken while {:#b} is held",
             self.held.get()
         );
-        self.held.set(self.held.get() | 1 << kind as u8);
-        let mut taken = self.taken.get();
-        taken[kind as usize] += 1;
-        self.taken.set(taken);
+        if cfg!(debug_assertions) {
+            self.held.set(self.held.get() | 1 << kind as u8);
+        }
+        let one = 1 << (COUNT_BITS * kind as usize);
+        self.taken.set(self.taken.get().wrapping_add(one));
     }
 
     #[inline]
     fn leave(&self, kind: Kind) {
-        self.held.set(self.held.get() & !(1 << kind as u8));
+        if cfg!(debug_assertions) {
+            self.held.set(self.held.get() & !(1 << kind as u8));
+        }
     }
 
     /// Asserts that the call holds no lock, in debug builds.
@@ -77,10 +85,17 @@ impl Locks {
         );
     }
 
+    /// Tells whether any lock was taken since the last call of [`Locks::take_counts`].
+    #[inline]
+    pub(crate) fn took_any(&self) -> bool {
+        self.taken.get() != 0
+    }
+
     /// Returns how many locks of each kind were taken since the last call of this.
     #[inline]
     pub(crate) fn take_counts(&self) -> [u32; KINDS] {
-        self.taken.replace([0; KINDS])
+        let taken = self.taken.replace(0);
+        core::array::from_fn(|kind| (taken >> (COUNT_BITS * kind)) as u32 & ((1 << COUNT_BITS) - 1))
     }
 }
 

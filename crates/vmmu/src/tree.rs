@@ -110,7 +110,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         let gpte = if page.role().is_direct() || mutant!(LinkWithoutRecheck) {
             None
         } else {
-            Some(self.recheck(way, page.role().level(), page.role())?)
+            Some(self.recheck(way, page, index)?)
         };
         match self.link(id, index, child, gfn, role) {
             Ok(_) => {

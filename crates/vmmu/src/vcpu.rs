@@ -26,7 +26,7 @@ use crate::page::PageId;
 use crate::paging::{CpuModel, Cr3, Efer, GuestFormat, PagingState};
 use crate::role::Role;
 use crate::shadow::Again;
-use crate::slots::AddressSpace;
+use crate::slots::{AddressSpace, SlotHint};
 use crate::stats::{Counters, Event, Observer};
 use crate::sync::{AtomicU32, AtomicU64, Claim, Claimed, Locks, Ordering, fence};
 use crate::walk::{Access, AccessKind, Privilege, Rights, Walk, WalkFailure, Walker};
@@ -48,6 +48,7 @@ pub(crate) struct VcpuShared {
     /// Flushes requested since the last entry.
     requests: AtomicU32,
     pub(crate) counters: Counters,
+    hint: SlotHint,
 }
 
 /// A root that was used before.
@@ -64,6 +65,8 @@ struct Root {
 pub(crate) struct VcpuLocal {
     pub(crate) walker: Walker,
     pub(crate) space: AddressSpace,
+    /// The role of the root that the state asks for.
+    root_role: Role,
     root: Option<Root>,
     previous: [Option<Root>; PREVIOUS],
     next_previous: usize,
@@ -75,9 +78,11 @@ pub(crate) struct VcpuLocal {
 
 impl VcpuShared {
     pub(crate) fn new(cpu: CpuModel) -> Self {
+        let state = PagingState::reset(cpu);
         let local = VcpuLocal {
-            walker: Walker::new(PagingState::reset(cpu)),
+            walker: Walker::new(state),
             space: AddressSpace::Normal,
+            root_role: root_role(&state, AddressSpace::Normal),
             root: None,
             previous: [None; PREVIOUS],
             next_previous: 0,
@@ -90,6 +95,7 @@ impl VcpuShared {
             exits: AtomicU64::new(0),
             requests: AtomicU32::new(0),
             counters: Counters::new(),
+            hint: SlotHint::new(),
         }
     }
 
@@ -105,6 +111,19 @@ impl VcpuLocal {
     /// Returns the root that this vCPU references, dead or alive.
     pub(crate) fn referenced(&self) -> Option<PageId> {
         self.root.map(|root| root.id)
+    }
+}
+
+/// Returns the role of the root that a state asks for.
+fn root_role(state: &PagingState, space: AddressSpace) -> Role {
+    let mode = state.mode();
+    match state.format() {
+        GuestFormat::Off if state.efer.contains(Efer::LMA) => {
+            Role::direct(mode, space, Level::L4, Rights::all())
+        }
+        GuestFormat::Off => Role::pae_root(mode, space),
+        GuestFormat::Level5 => Role::indirect(mode, space, Level::L5, Rights::all()),
+        _ => Role::indirect(mode, space, Level::L4, Rights::all()),
     }
 }
 
@@ -153,7 +172,7 @@ impl<'m, H: Host, O: Observer> Vcpu<'m, H, O> {
             locks: Locks::default(),
             guard: Some(self.mmu.grace.enter_vcpu(self.id.0)),
             counters: &self.shared.counters,
-            alone: true,
+            hint: Some(&self.shared.hint),
         }
     }
 
@@ -178,7 +197,7 @@ impl<'m, H: Host, O: Observer> Vcpu<'m, H, O> {
                         locks: Locks::default(),
                         guard: None,
                         counters: &self.shared.counters,
-                        alone: true,
+                        hint: Some(&self.shared.hint),
                     };
                     if outside.reap(8) == 0 {
                         self.mmu.host.relax(round);
@@ -210,6 +229,7 @@ impl<'m, H: Host, O: Observer> Vcpu<'m, H, O> {
         }
         local.walker.set_state(*state);
         local.space = space;
+        local.root_role = root_role(state, space);
         local.flush = true;
         if is_shadow {
             self.with_pages(|call| call.load_root(&mut local))
@@ -345,17 +365,20 @@ impl<'m, H: Host, O: Observer> Vcpu<'m, H, O> {
     pub fn enter(&self) -> Result<Entry, Error> {
         let mut local = self.claim()?;
         loop {
-            let root = self.with_pages(|call| call.root_to_enter(&mut local))?;
+            let root = match self.mmu.root_at_hand(&local) {
+                Some(root) => root,
+                None => self.with_pages(|call| call.root_to_enter(&mut local))?,
+            };
+            let page = self.mmu.pool.get(root);
             self.shared.mode.store(IN_GUEST, Ordering::Relaxed);
             // Full barrier: pairs with the one in `flush_all`. Without it a request could be missed here while its requester still
             // sees OUTSIDE.
             fence(Ordering::SeqCst);
-            let dead = !self.mmu.pool.get(root).is_alive() && !mutant!(EnterDeadRoot);
+            let dead = !page.is_alive() && !mutant!(EnterDeadRoot);
             if self.shared.requests.load(Ordering::Acquire) == 0 && !dead {
-                let flush = core::mem::take(&mut local.flush);
                 return Ok(Entry {
-                    root: self.mmu.pool.get(root).table().address(),
-                    flush,
+                    root: page.table().address(),
+                    flush: core::mem::take(&mut local.flush),
                 });
             }
             self.leave();
@@ -386,6 +409,28 @@ impl<'m, H: Host, O: Observer> Vcpu<'m, H, O> {
     /// [`Error::VcpuBusy`].
     pub fn paging(&self) -> Result<PagingState, Error> {
         Ok(*self.claim()?.walker.state())
+    }
+}
+
+impl<H: Host, O: Observer> Mmu<H, O> {
+    /// Tells whether a root that a vCPU remembers is alive and still what it was.
+    #[inline]
+    fn is_current(&self, root: &Root) -> bool {
+        let page = self.pool.get(root.id);
+        if mutant!(DeadRootKept) {
+            return true;
+        }
+        page.is_for(root.gfn, root.role)
+            && page.incarnation.load(Ordering::Relaxed) == root.incarnation
+    }
+
+    /// Returns the root to enter with if it is at hand. Needs no guard: a loaded root is referenced, a direct one lives as long as the VM.
+    #[inline]
+    fn root_at_hand(&self, local: &VcpuLocal) -> Option<PageId> {
+        if self.config.engine != crate::Engine::Shadow {
+            return self.direct.get(local.space);
+        }
+        local.root.filter(|r| self.is_current(r)).map(|r| r.id)
     }
 }
 
@@ -430,16 +475,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
 
     /// Returns the vCPU's root if it is alive.
     pub(crate) fn usable_root(&self, local: &VcpuLocal) -> Option<PageId> {
-        local.root.filter(|r| self.is_current(r)).map(|r| r.id)
-    }
-
-    fn is_current(&self, root: &Root) -> bool {
-        let page = self.page(root.id);
-        if mutant!(DeadRootKept) {
-            return true;
-        }
-        page.is_for(root.gfn, root.role)
-            && page.incarnation.load(Ordering::Relaxed) == root.incarnation
+        local.root.filter(|r| self.mmu.is_current(r)).map(|r| r.id)
     }
 
     /// Returns the root, choosing one anew if it died.
@@ -469,24 +505,13 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
 
     /// Returns gfn and role of the root that the vCPU's state asks for.
     fn wanted_root(local: &VcpuLocal) -> (Gfn, Role) {
-        let state = local.walker.state();
-        let mode = state.mode();
-        match state.format() {
-            GuestFormat::Off if state.efer.contains(Efer::LMA) => (
-                Gfn::new(0),
-                Role::direct(mode, local.space, Level::L4, Rights::all()),
-            ),
-            GuestFormat::Off => (Gfn::new(0), Role::pae_root(mode, local.space)),
-            format => {
-                let level = if format == GuestFormat::Level5 {
-                    Level::L5
-                } else {
-                    Level::L4
-                };
-                let gfn = Gfn::containing(state.cr3.root(format));
-                (gfn, Role::indirect(mode, local.space, level, Rights::all()))
-            }
+        let role = local.root_role;
+        if role.is_direct() {
+            return (Gfn::new(0), role);
         }
+        let cr3 = local.walker.state().cr3;
+        let gfn = Gfn::containing(cr3.root(local.walker.decoder().format()));
+        (gfn, role)
     }
 
     /// Loads the root that the state asks for, as clean as the guest may expect after a flush.
@@ -516,7 +541,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         role: Role,
         debt: &mut Debt<'_, 'm, H, O>,
     ) -> Result<Root, Again> {
-        let fits = |r: &Root| r.gfn == gfn && r.role == role && self.is_current(r);
+        let fits = |r: &Root| r.gfn == gfn && r.role == role && self.mmu.is_current(r);
         if let Some(root) = local.root.filter(fits) {
             self.count(Event::RootCached);
             return Ok(root);
@@ -543,7 +568,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         };
         // The reference before the look at its life: a page that dies later sees it.
         self.page(root.id).references.fetch_add(1, Ordering::AcqRel);
-        if !self.is_current(&root) {
+        if !self.mmu.is_current(&root) {
             self.page(root.id).references.fetch_sub(1, Ordering::AcqRel);
             return Err(Again::Raced);
         }

@@ -28,8 +28,13 @@ struct Once(UnsafeCell<Tables>);
 // - Written once by `install`, before anything else could look; afterwards only the processor reads it.
 unsafe impl Sync for Once {}
 
-static TABLES: Once =
-    Once(UnsafeCell::new(Tables { gdt: [0; 5], padding: 0, tss: [0; 26], idt: [[0; 2]; 32], stack: [0; STACK] }));
+static TABLES: Once = Once(UnsafeCell::new(Tables {
+    gdt: [0; 5],
+    padding: 0,
+    tss: [0; 26],
+    idt: [[0; 2]; 32],
+    stack: [0; STACK],
+}));
 
 #[repr(C, packed)]
 struct TableRegister {
@@ -49,14 +54,30 @@ pub(crate) fn install(stub: impl Fn(u8) -> u64) {
     tables.tss[10] = (top >> 32) as u32;
     tables.tss[25] = 104 << 16;
     let busy_free = 0x89 << 40 | (tss & 0xff_ffff) << 16 | (tss >> 24 & 0xff) << 56 | 103;
-    tables.gdt = [0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff, busy_free, tss >> 32];
+    tables.gdt = [
+        0,
+        0x00af_9b00_0000_ffff,
+        0x00cf_9300_0000_ffff,
+        busy_free,
+        tss >> 32,
+    ];
     for (vector, gate) in (0u8..).zip(tables.idt.iter_mut()) {
         let entry = stub(vector);
-        let low = entry & 0xffff | u64::from(CODE) << 16 | 1 << 32 | 0x8e << 40 | (entry >> 16 & 0xffff) << 48;
+        let low = entry & 0xffff
+            | u64::from(CODE) << 16
+            | 1 << 32
+            | 0x8e << 40
+            | (entry >> 16 & 0xffff) << 48;
         *gate = [low, entry >> 32];
     }
-    let gdtr = TableRegister { limit: 39, base: (&raw const tables.gdt) as u64 };
-    let idtr = TableRegister { limit: 511, base: (&raw const tables.idt) as u64 };
+    let gdtr = TableRegister {
+        limit: 39,
+        base: (&raw const tables.gdt) as u64,
+    };
+    let idtr = TableRegister {
+        limit: 511,
+        base: (&raw const tables.idt) as u64,
+    };
     // SAFETY:
     // - The tables are complete, and static.
     // - The selectors keep their meaning, so that the segments loaded by the entry code stay right.

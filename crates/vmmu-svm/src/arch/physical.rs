@@ -41,7 +41,9 @@ impl GuestRam {
     /// Translates a guest physical address, if `length` bytes from it lie in one piece.
     #[inline]
     pub fn host(&self, gpa: Gpa, length: u64) -> Option<Hpa> {
-        self.first.host(gpa, length).or_else(|| self.host_elsewhere(gpa, length))
+        self.first
+            .host(gpa, length)
+            .or_else(|| self.host_elsewhere(gpa, length))
     }
 
     #[cold]
@@ -51,13 +53,16 @@ impl GuestRam {
 
     #[inline]
     fn pointer(&self, gpa: Gpa, length: u64) -> Result<*mut u8, NoMemory> {
-        self.host(gpa, length).map(|hpa| hpa.get() as *mut u8).ok_or(NoMemory(gpa))
+        self.host(gpa, length)
+            .map(|hpa| hpa.get() as *mut u8)
+            .ok_or(NoMemory(gpa))
     }
 
     /// Returns the address of something of at most [`SHORT`] bytes that lies in the first piece, which starts at guest address 0.
     #[inline(always)]
     fn short(&self, gpa: Gpa) -> Option<*const u8> {
-        (gpa.get() <= self.first.bytes - SHORT).then(|| (self.first.hpa.get() + gpa.get()) as *const u8)
+        (gpa.get() <= self.first.bytes - SHORT)
+            .then(|| (self.first.hpa.get() + gpa.get()) as *const u8)
     }
     /// Loads a 64-bit word of the first piece (Acquire): what [`GuestRam::load64`] does, with one comparison.
     #[inline(always)]
@@ -93,16 +98,30 @@ impl GuestRam {
     /// # Errors
     /// As [`GuestRam::load64`].
     #[inline]
-    pub fn compare_exchange64(&self, gpa: Gpa, current: u64, new: u64) -> Result<Result<u64, u64>, NoMemory> {
-        Ok(self.word64(gpa)?.compare_exchange(current, new, Ordering::AcqRel, Ordering::Acquire))
+    pub fn compare_exchange64(
+        &self,
+        gpa: Gpa,
+        current: u64,
+        new: u64,
+    ) -> Result<Result<u64, u64>, NoMemory> {
+        Ok(self
+            .word64(gpa)?
+            .compare_exchange(current, new, Ordering::AcqRel, Ordering::Acquire))
     }
     /// Replaces `current` by `new` in an aligned 32-bit word (AcqRel).
     ///
     /// # Errors
     /// As [`GuestRam::load64`].
     #[inline]
-    pub fn compare_exchange32(&self, gpa: Gpa, current: u32, new: u32) -> Result<Result<u32, u32>, NoMemory> {
-        Ok(self.word32(gpa)?.compare_exchange(current, new, Ordering::AcqRel, Ordering::Acquire))
+    pub fn compare_exchange32(
+        &self,
+        gpa: Gpa,
+        current: u32,
+        new: u32,
+    ) -> Result<Result<u32, u32>, NoMemory> {
+        Ok(self
+            .word32(gpa)?
+            .compare_exchange(current, new, Ordering::AcqRel, Ordering::Acquire))
     }
 
     #[inline]
@@ -200,7 +219,10 @@ impl GuestRam {
         if offset & 7 != 0 || offset >= 4096 {
             return None;
         }
-        let pointer = self.frame_pointer(frame)?.wrapping_add(usize::from(offset)).cast();
+        let pointer = self
+            .frame_pointer(frame)?
+            .wrapping_add(usize::from(offset))
+            .cast();
         // SAFETY:
         // - The frame is guest RAM, mapped for good; the word is aligned and inside it, and reached by atomic accesses only.
         Some(TableWord(unsafe { AtomicU64::from_ptr(pointer) }))
@@ -210,7 +232,10 @@ impl GuestRam {
         if offset & 3 != 0 || offset >= 4096 {
             return None;
         }
-        let pointer = self.frame_pointer(frame)?.wrapping_add(usize::from(offset)).cast();
+        let pointer = self
+            .frame_pointer(frame)?
+            .wrapping_add(usize::from(offset))
+            .cast();
         // SAFETY:
         // - As for 64 bits.
         Some(unsafe { AtomicU32::from_ptr(pointer) })
@@ -222,8 +247,19 @@ impl GuestRam {
     }
     /// Replaces `current` by `new` in a 32-bit word of a host frame of guest RAM (AcqRel).
     #[inline]
-    pub fn frame_compare_exchange32(&self, frame: Pfn, offset: u16, current: u32, new: u32) -> Option<Result<u32, u32>> {
-        Some(self.frame_word32(frame, offset)?.compare_exchange(current, new, Ordering::AcqRel, Ordering::Acquire))
+    pub fn frame_compare_exchange32(
+        &self,
+        frame: Pfn,
+        offset: u16,
+        current: u32,
+        new: u32,
+    ) -> Option<Result<u32, u32>> {
+        Some(self.frame_word32(frame, offset)?.compare_exchange(
+            current,
+            new,
+            Ordering::AcqRel,
+            Ordering::Acquire,
+        ))
     }
     /// Compares the 512 words of a host frame of guest RAM with `copy` under `mask`, and sets a bit for each that differs.
     pub fn frame_diff(&self, frame: Pfn, copy: &[u64; 512], mask: u64) -> Option<[u64; 8]> {
@@ -313,7 +349,8 @@ impl TableWord<'_> {
     /// The value found.
     #[inline]
     pub fn compare_exchange(self, current: u64, new: u64) -> Result<u64, u64> {
-        self.0.compare_exchange(current, new, Ordering::AcqRel, Ordering::Acquire)
+        self.0
+            .compare_exchange(current, new, Ordering::AcqRel, Ordering::Acquire)
     }
 }
 
@@ -336,7 +373,10 @@ impl Frames {
     #[inline]
     pub fn word(&self, table: Pfn, slot: Index) -> TableWord<'_> {
         let frame = table.get();
-        assert!(frame >= self.range.start && frame < self.range.end, "table {table} lies outside the frames for tables");
+        assert!(
+            frame >= self.range.start && frame < self.range.end,
+            "table {table} lies outside the frames for tables"
+        );
         let pointer = (frame * PAGE_SIZE + slot.get() as u64 * 8) as *mut u64;
         // SAFETY:
         // - The frame is one of those that the layout set apart for tables, and mapped; the word is aligned and inside it.
@@ -361,11 +401,20 @@ impl Frames {
 pub(crate) fn claim(layout: crate::layout::Layout) -> (GuestRam, Frames) {
     use core::sync::atomic::AtomicBool;
     static CLAIMED: AtomicBool = AtomicBool::new(false);
-    assert!(!CLAIMED.swap(true, Ordering::Relaxed), "memory is claimed once");
+    assert!(
+        !CLAIMED.swap(true, Ordering::Relaxed),
+        "memory is claimed once"
+    );
     super::heap::extend(layout.heap.clone());
     let range = layout.tables.start.get() / PAGE_SIZE..layout.tables.end.get() / PAGE_SIZE;
     assert_eq!(layout.guest[0].gpa, Gpa::new(0), "guest RAM starts at 0");
-    (GuestRam { first: layout.guest[0], pieces: layout.guest }, Frames { range })
+    (
+        GuestRam {
+            first: layout.guest[0],
+            pieces: layout.guest,
+        },
+        Frames { range },
+    )
 }
 
 /// Copies bytes that the boot loader left in memory.
@@ -384,7 +433,12 @@ pub(crate) fn copy_out(from: Hpa, bytes: &mut [u8]) {
 pub(crate) fn module(range: Range<Hpa>) -> &'static [u8] {
     // SAFETY:
     // - The start info says that the module is there; the layout reserves it, so that nobody writes to it.
-    unsafe { core::slice::from_raw_parts(range.start.get() as *const u8, (range.end.get() - range.start.get()) as usize) }
+    unsafe {
+        core::slice::from_raw_parts(
+            range.start.get() as *const u8,
+            (range.end.get() - range.start.get()) as usize,
+        )
+    }
 }
 
 /// Maps all RAM above 4 GiB up to `end` in the host's own tables, one to one with 2 MiB pages.
@@ -405,7 +459,11 @@ pub(crate) fn map_above_4g(end: Hpa) {
         }
         // SAFETY:
         // - Below 512 GiB, so the slot is inside the table; the old entry is not present.
-        unsafe { level3.wrapping_add(gib as usize).write_volatile((&raw const *level2) as u64 | 3) }
+        unsafe {
+            level3
+                .wrapping_add(gib as usize)
+                .write_volatile((&raw const *level2) as u64 | 3)
+        }
     }
     super::register::reload_cr3();
 }

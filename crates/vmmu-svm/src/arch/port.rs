@@ -54,13 +54,19 @@ impl Port {
         match width {
             // SAFETY:
             // - As for reading.
-            PortWidth::Byte => unsafe { asm!("out dx, al", in("eax") value, in("dx") self.0, options(nomem, nostack)) },
+            PortWidth::Byte => unsafe {
+                asm!("out dx, al", in("eax") value, in("dx") self.0, options(nomem, nostack))
+            },
             // SAFETY:
             // - As for reading.
-            PortWidth::Word => unsafe { asm!("out dx, ax", in("eax") value, in("dx") self.0, options(nomem, nostack)) },
+            PortWidth::Word => unsafe {
+                asm!("out dx, ax", in("eax") value, in("dx") self.0, options(nomem, nostack))
+            },
             // SAFETY:
             // - As for reading.
-            PortWidth::Dword => unsafe { asm!("out dx, eax", in("eax") value, in("dx") self.0, options(nomem, nostack)) },
+            PortWidth::Dword => unsafe {
+                asm!("out dx, eax", in("eax") value, in("dx") self.0, options(nomem, nostack))
+            },
         }
     }
 }

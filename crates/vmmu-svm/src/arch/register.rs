@@ -24,7 +24,9 @@ pub fn read_msr(msr: Msr) -> u64 {
     let (low, high): (u32, u32);
     // SAFETY:
     // - Every processor with SVM has the registers that `Msr` names.
-    unsafe { asm!("rdmsr", in("ecx") msr as u32, out("eax") low, out("edx") high, options(nomem, nostack)) }
+    unsafe {
+        asm!("rdmsr", in("ecx") msr as u32, out("eax") low, out("edx") high, options(nomem, nostack))
+    }
     u64::from(high) << 32 | u64::from(low)
 }
 
@@ -48,7 +50,9 @@ pub fn enable_svm(host_save: Hpa) {
 unsafe fn write_msr(msr: Msr, value: u64) {
     // SAFETY:
     // - The caller vouches for the value.
-    unsafe { asm!("wrmsr", in("ecx") msr as u32, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nostack)) }
+    unsafe {
+        asm!("wrmsr", in("ecx") msr as u32, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nostack))
+    }
 }
 
 /// The four registers that CPUID fills.
@@ -68,7 +72,12 @@ pub struct CpuidResult {
 #[inline]
 pub fn cpuid(leaf: u32, subleaf: u32) -> CpuidResult {
     let answer = __cpuid_count(leaf, subleaf);
-    CpuidResult { eax: answer.eax, ebx: answer.ebx, ecx: answer.ecx, edx: answer.edx }
+    CpuidResult {
+        eax: answer.eax,
+        ebx: answer.ebx,
+        ecx: answer.ecx,
+        edx: answer.edx,
+    }
 }
 
 /// Reads the time-stamp counter.

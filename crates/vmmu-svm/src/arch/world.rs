@@ -22,7 +22,10 @@ pub struct Registers {
 impl Registers {
     /// Makes registers that hold 0.
     pub const fn new() -> Self {
-        Self { general: [0; 16], xmm: [[0; 2]; 16] }
+        Self {
+            general: [0; 16],
+            xmm: [[0; 2]; 16],
+        }
     }
     /// Returns general register `number`, which is neither RAX nor RSP.
     #[inline]
@@ -140,7 +143,14 @@ unsafe extern "sysv64" {
     fn vmmu_save_host(host: *mut Vmcb);
 }
 
-global_asm!(".text", ".globl vmmu_save_host", "vmmu_save_host:", "mov rax, rdi", "vmsave rax", "ret");
+global_asm!(
+    ".text",
+    ".globl vmmu_save_host",
+    "vmmu_save_host:",
+    "mov rax, rdi",
+    "vmsave rax",
+    "ret"
+);
 
 /// The control block that keeps the host's own FS, GS and TR.
 #[derive(Debug)]

@@ -57,7 +57,9 @@ impl<'a> Elf<'a> {
             (Some(2), Some(1)) => Width::Bits64,
             _ => return Err(LoadError::Unsupported("another byte order or ELF class")),
         };
-        Self::parse_headers(file, width).ok_or(LoadError::Damaged("a program header lies outside the file")).map(Some)
+        Self::parse_headers(file, width)
+            .ok_or(LoadError::Damaged("a program header lies outside the file"))
+            .map(Some)
     }
 
     fn parse_headers(file: &'a [u8], width: Width) -> Option<Self> {
@@ -73,17 +75,26 @@ impl<'a> Elf<'a> {
             let at = usize::try_from(table.checked_add(index * size)?).ok()?;
             segments.push(Segment::parse(file, at, wide)?);
         }
-        Some(Self { entry, width, segments })
+        Some(Self {
+            entry,
+            width,
+            segments,
+        })
     }
 
     /// Returns the segments to load.
     pub fn loads(&self) -> impl Iterator<Item = &Segment<'a>> {
-        self.segments.iter().filter(|segment| segment.kind == LOAD && segment.memory_size != 0)
+        self.segments
+            .iter()
+            .filter(|segment| segment.kind == LOAD && segment.memory_size != 0)
     }
 
     /// Finds the content of a note by its owner and type.
     pub fn note(&self, owner: &[u8], kind: u64) -> Option<&'a [u8]> {
-        self.segments.iter().filter(|segment| segment.kind == NOTE).find_map(|segment| find_note(segment.bytes, owner, kind))
+        self.segments
+            .iter()
+            .filter(|segment| segment.kind == NOTE)
+            .find_map(|segment| find_note(segment.bytes, owner, kind))
     }
 
     /// Loads all segments.
@@ -95,7 +106,10 @@ impl<'a> Elf<'a> {
             placer.take(segment.physical, segment.memory_size)?;
             memory.write(Gpa::new(segment.physical), segment.bytes)?;
             let filled = segment.bytes.len() as u64;
-            memory.zero(Gpa::new(segment.physical + filled), segment.memory_size - filled)?;
+            memory.zero(
+                Gpa::new(segment.physical + filled),
+                segment.memory_size - filled,
+            )?;
         }
         Ok(())
     }
@@ -104,7 +118,11 @@ impl<'a> Elf<'a> {
 impl<'a> Segment<'a> {
     fn parse(file: &'a [u8], at: usize, wide: bool) -> Option<Self> {
         let field = |narrow: usize, long: usize| {
-            if wide { number(file, at.checked_add(long)?, 8) } else { number(file, at.checked_add(narrow)?, 4) }
+            if wide {
+                number(file, at.checked_add(long)?, 8)
+            } else {
+                number(file, at.checked_add(narrow)?, 4)
+            }
         };
         let kind = number(file, at, 4)?;
         let (offset, physical) = (field(4, 8)?, field(12, 24)?);
@@ -115,13 +133,19 @@ impl<'a> Segment<'a> {
         } else {
             &[]
         };
-        (kind != LOAD || file_size <= memory_size).then_some(Self { kind, bytes, physical, memory_size })
+        (kind != LOAD || file_size <= memory_size).then_some(Self {
+            kind,
+            bytes,
+            physical,
+            memory_size,
+        })
     }
 }
 
 fn find_note<'a>(mut notes: &'a [u8], owner: &[u8], kind: u64) -> Option<&'a [u8]> {
     loop {
-        let (name_size, content_size) = (number(notes, 0, 4)? as usize, number(notes, 4, 4)? as usize);
+        let (name_size, content_size) =
+            (number(notes, 0, 4)? as usize, number(notes, 4, 4)? as usize);
         let name = notes.get(12..12usize.checked_add(name_size)?)?;
         let start = 12 + name_size.next_multiple_of(4);
         let content = notes.get(start..start.checked_add(content_size)?)?;
@@ -148,7 +172,16 @@ pub(crate) mod test_file {
         }
         let (first, second) = (4096u32, 4096 + content.len() as u32);
         let header = |kind: u64, offset: u32, file_size: u32, memory_size: u32| {
-            [kind as u32, offset, physical, physical, file_size, memory_size, 7, 4096]
+            [
+                kind as u32,
+                offset,
+                physical,
+                physical,
+                file_size,
+                memory_size,
+                7,
+                4096,
+            ]
         };
         for field in header(LOAD, first, content.len() as u32, memory_size) {
             file.extend(field.to_le_bytes());
@@ -175,12 +208,20 @@ mod an_elf_file_is_an_allegation {
         let file = elf32(0x20_0000, b"code", 16, &[]);
         let elf = Elf::parse(&file).unwrap().unwrap();
         elf.load(&memory, &mut Placer::new(&memory)).unwrap();
-        assert_eq!(memory.bytes(0x20_0000, 17), *b"code\0\0\0\0\0\0\0\0\0\0\0\0\xcc");
+        assert_eq!(
+            memory.bytes(0x20_0000, 17),
+            *b"code\0\0\0\0\0\0\0\0\0\0\0\0\xcc"
+        );
     }
 
     #[test]
     fn every_cut_and_every_flipped_byte_is_handled() {
-        let file = elf32(0x20_0000, b"code", 16, b"\x04\0\0\0\x04\0\0\0\x12\0\0\0Xen\0\0\0\x20\0");
+        let file = elf32(
+            0x20_0000,
+            b"code",
+            16,
+            b"\x04\0\0\0\x04\0\0\0\x12\0\0\0Xen\0\0\0\x20\0",
+        );
         for length in 0..file.len() {
             let _ = Elf::parse(&file[..length]);
         }

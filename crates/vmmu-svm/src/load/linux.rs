@@ -44,7 +44,9 @@ impl<'a> Image<'a> {
 
     fn parse(file: &'a [u8]) -> Option<Result<Self, LoadError>> {
         if number(file, 0x206, 2)? < OLDEST || number(file, 0x236, 2)? & HAS_64BIT_ENTRY == 0 {
-            return Some(Err(LoadError::Unsupported("an entry other than the 64-bit one")));
+            return Some(Err(LoadError::Unsupported(
+                "an entry other than the 64-bit one",
+            )));
         }
         let sectors = match number(file, HEADER, 1)? {
             0 => 4,
@@ -91,9 +93,18 @@ impl<'a> Image<'a> {
         let cr3 = write_identity_tables(memory, &mut placer)?;
         let gdt = placer.place_low("the descriptor table", 32)?;
         let mut descriptors = Bytes::default();
-        descriptors.u64(0).u64(0).u64(0x00af_9b00_0000_ffff).u64(0x00cf_9300_0000_ffff);
+        descriptors
+            .u64(0)
+            .u64(0)
+            .u64(0x00af_9b00_0000_ffff)
+            .u64(0x00cf_9300_0000_ffff);
         memory.write(gdt, descriptors.get())?;
-        Ok(Entry::Long { rip: self.load_address + 0x200, rsi: zero_page.get(), cr3, gdt })
+        Ok(Entry::Long {
+            rip: self.load_address + 0x200,
+            rsi: zero_page.get(),
+            cr3,
+            gdt,
+        })
     }
 
     fn write_zero_page(
@@ -106,7 +117,10 @@ impl<'a> Image<'a> {
         let page = placer.place_low("the zero page", 4096)?;
         let put = |at: u64, bytes: &[u8]| memory.write(page.wrapping_add(at), bytes);
         memory.zero(page, 4096)?;
-        let header = self.file.get(HEADER..self.header_end).ok_or(LoadError::Damaged("the setup header ends early"))?;
+        let header = self
+            .file
+            .get(HEADER..self.header_end)
+            .ok_or(LoadError::Damaged("the setup header ends early"))?;
         put(HEADER as u64, header)?;
         put(0x210, &[LOADER])?;
         put(0x228, &(command_line.get() as u32).to_le_bytes())?;
@@ -134,7 +148,10 @@ fn write_identity_tables(memory: &impl Memory, placer: &mut Placer) -> Result<Gp
     memory.write(root, &(table(1).get() | 3).to_le_bytes())?;
     for gib in 0..4 {
         let directory = table(2 + gib);
-        memory.write(table(1).wrapping_add(gib * 8), &(directory.get() | 3).to_le_bytes())?;
+        memory.write(
+            table(1).wrapping_add(gib * 8),
+            &(directory.get() | 3).to_le_bytes(),
+        )?;
         let mut entries = Bytes::default();
         for slot in 0..512 {
             entries.u64(gib << 30 | slot << 21 | 0x83);
@@ -170,14 +187,23 @@ mod a_bzimage_is_loaded {
     #[test]
     fn with_its_zero_page_tables_and_initrd() {
         let memory = TestMemory::new(4 << 20);
-        let guest = Guest { kernel: &bzimage(), modules: &[b"initrd"], command_line: "quiet" };
-        let Ok(Entry::Long { rip, rsi, cr3, gdt }) = load(&guest, &memory) else { panic!("not loaded") };
+        let guest = Guest {
+            kernel: &bzimage(),
+            modules: &[b"initrd"],
+            command_line: "quiet",
+        };
+        let Ok(Entry::Long { rip, rsi, cr3, gdt }) = load(&guest, &memory) else {
+            panic!("not loaded")
+        };
         assert_eq!(rip, 0x10_0200);
         assert_eq!(memory.bytes(0x10_0000, 10), b"the kernel");
         assert_eq!(memory.bytes(memory.number(rsi + 0x228, 4), 6), b"quiet\0");
         assert_eq!(memory.bytes(memory.number(rsi + 0x218, 4), 6), b"initrd");
         assert_eq!(memory.number(rsi + 0x21c, 4), 6);
-        assert_eq!((memory.number(rsi + 0x202, 4), memory.number(rsi + 0x1e8, 1)), (0x5372_6448, 3));
+        assert_eq!(
+            (memory.number(rsi + 0x202, 4), memory.number(rsi + 0x1e8, 1)),
+            (0x5372_6448, 3)
+        );
         assert_eq!(memory.number(gdt.get() + 16, 8), 0x00af_9b00_0000_ffff);
         // 3 GiB + 4 MiB through all three levels.
         let level3 = memory.number(cr3.get(), 8) & !0xfff;
@@ -187,18 +213,35 @@ mod a_bzimage_is_loaded {
 
     #[test]
     fn too_little_memory_and_a_long_command_line_are_errors() {
-        let guest = Guest { kernel: &bzimage(), modules: &[], command_line: "" };
-        assert!(matches!(load(&guest, &TestMemory::new(0x10_1000)), Err(LoadError::NoMemory(_))));
+        let guest = Guest {
+            kernel: &bzimage(),
+            modules: &[],
+            command_line: "",
+        };
+        assert!(matches!(
+            load(&guest, &TestMemory::new(0x10_1000)),
+            Err(LoadError::NoMemory(_))
+        ));
         let long = "x".repeat(65);
-        let guest = Guest { command_line: &long, ..guest };
-        assert_eq!(load(&guest, &TestMemory::new(4 << 20)), Err(LoadError::CommandLine(65)));
+        let guest = Guest {
+            command_line: &long,
+            ..guest
+        };
+        assert_eq!(
+            load(&guest, &TestMemory::new(4 << 20)),
+            Err(LoadError::CommandLine(65))
+        );
     }
 
     #[test]
     fn every_cut_is_handled() {
         let file = bzimage();
         for length in 0..file.len() {
-            let guest = Guest { kernel: &file[..length], modules: &[], command_line: "" };
+            let guest = Guest {
+                kernel: &file[..length],
+                modules: &[],
+                command_line: "",
+            };
             let _ = load(&guest, &TestMemory::new(2 << 20));
         }
     }

@@ -104,7 +104,9 @@ pub struct Guest<'a> {
 #[non_exhaustive]
 pub enum LoadError {
     /// It is of none of the three kinds.
-    #[error("the file is neither a Linux bzImage, nor an ELF file with a PVH note, nor a multiboot ELF32 file")]
+    #[error(
+        "the file is neither a Linux bzImage, nor an ELF file with a PVH note, nor a multiboot ELF32 file"
+    )]
     UnknownKind,
     /// It contradicts itself, or ends early.
     #[error("the kernel file is damaged: {0}")]
@@ -175,7 +177,11 @@ pub enum MapKind {
 
 /// Returns the memory map for ranges of RAM.
 pub fn memory_map(ranges: &[Range<u64>]) -> Vec<MapEntry> {
-    let entry = |range: Range<u64>, kind| MapEntry { start: range.start, bytes: range.end - range.start, kind };
+    let entry = |range: Range<u64>, kind| MapEntry {
+        start: range.start,
+        bytes: range.end - range.start,
+        kind,
+    };
     let mut map = Vec::new();
     for range in ranges {
         if range.start == 0 && range.end > HIGH_START {
@@ -199,15 +205,23 @@ pub struct Placer {
 impl Placer {
     /// Makes a placer for RAM of which nothing is taken but its first page and the legacy area.
     pub fn new(memory: &impl Memory) -> Self {
-        Self { ranges: memory.ranges(), taken: alloc::vec![0..0x1000, LOW_END & !0xfff..HIGH_START] }
+        Self {
+            ranges: memory.ranges(),
+            taken: alloc::vec![0..0x1000, LOW_END & !0xfff..HIGH_START],
+        }
     }
     /// Takes a range that must lie just there.
     ///
     /// # Errors
     /// [`LoadError::NoMemory`] if it isn't free RAM.
     pub fn take(&mut self, start: u64, bytes: u64) -> Result<(), LoadError> {
-        let end = start.checked_add(bytes).ok_or(LoadError::NoMemory(Gpa::new(start)))?;
-        let inside = self.ranges.iter().any(|range| range.start <= start && end <= range.end);
+        let end = start
+            .checked_add(bytes)
+            .ok_or(LoadError::NoMemory(Gpa::new(start)))?;
+        let inside = self
+            .ranges
+            .iter()
+            .any(|range| range.start <= start && end <= range.end);
         if !inside || self.collides(&(start..end)).is_some() {
             return Err(LoadError::NoMemory(Gpa::new(start)));
         }
@@ -220,8 +234,17 @@ impl Placer {
     /// [`LoadError::NoRoom`].
     pub fn place(&mut self, what: &'static str, bytes: u64, limit: u64) -> Result<Gpa, LoadError> {
         let no_room = LoadError::NoRoom { what, bytes };
-        let length = bytes.max(1).checked_next_multiple_of(4096).ok_or(no_room.clone())?;
-        let low = self.ranges.first().map_or(0, |range| range.end).min(limit).min(1 << 32) & !0xfff;
+        let length = bytes
+            .max(1)
+            .checked_next_multiple_of(4096)
+            .ok_or(no_room.clone())?;
+        let low = self
+            .ranges
+            .first()
+            .map_or(0, |range| range.end)
+            .min(limit)
+            .min(1 << 32)
+            & !0xfff;
         let mut end = low;
         loop {
             let start = end.checked_sub(length).ok_or(no_room.clone())?;
@@ -242,7 +265,11 @@ impl Placer {
         self.place(what, bytes, LOW_END)
     }
     fn collides(&self, range: &Range<u64>) -> Option<u64> {
-        self.taken.iter().filter(|taken| taken.start < range.end && range.start < taken.end).map(|taken| taken.start).min()
+        self.taken
+            .iter()
+            .filter(|taken| taken.start < range.end && range.start < taken.end)
+            .map(|taken| taken.start)
+            .min()
     }
 }
 
@@ -296,17 +323,24 @@ pub(crate) mod test_memory {
     impl Memory for TestMemory {
         fn write(&self, gpa: Gpa, bytes: &[u8]) -> Result<(), NoMemory> {
             let mut memory = self.0.borrow_mut();
-            let to = memory.get_mut(gpa.get() as usize..).and_then(|to| to.get_mut(..bytes.len()));
+            let to = memory
+                .get_mut(gpa.get() as usize..)
+                .and_then(|to| to.get_mut(..bytes.len()));
             to.ok_or(NoMemory(gpa))?.copy_from_slice(bytes);
             Ok(())
         }
         fn zero(&self, gpa: Gpa, length: u64) -> Result<(), NoMemory> {
             let mut memory = self.0.borrow_mut();
-            let to = memory.get_mut(gpa.get() as usize..).and_then(|to| to.get_mut(..length as usize));
+            let to = memory
+                .get_mut(gpa.get() as usize..)
+                .and_then(|to| to.get_mut(..length as usize));
             to.ok_or(NoMemory(gpa))?.fill(0);
             Ok(())
         }
-        #[allow(clippy::single_range_in_vec_init, reason = "the list of ranges has one entry")]
+        #[allow(
+            clippy::single_range_in_vec_init,
+            reason = "the list of ranges has one entry"
+        )]
         fn ranges(&self) -> Vec<Range<u64>> {
             Vec::from([0..self.0.borrow().len() as u64])
         }
@@ -324,22 +358,43 @@ mod parts_find_their_places {
         let mut placer = Placer::new(&memory);
         placer.take(0x30_0000, 0x10_0000).unwrap();
         assert_eq!(placer.place("a", 0x1001, u64::MAX), Ok(Gpa::new(0x2f_e000)));
-        assert_eq!(placer.take(0x2f_f000, 0x10), Err(LoadError::NoMemory(Gpa::new(0x2f_f000))));
+        assert_eq!(
+            placer.take(0x2f_f000, 0x10),
+            Err(LoadError::NoMemory(Gpa::new(0x2f_f000)))
+        );
         assert_eq!(placer.place_low("b", 1), Ok(Gpa::new(0x9_e000)));
-        assert!(matches!(placer.place("c", 4 << 20, u64::MAX), Err(LoadError::NoRoom { what: "c", .. })));
+        assert!(matches!(
+            placer.place("c", 4 << 20, u64::MAX),
+            Err(LoadError::NoRoom { what: "c", .. })
+        ));
     }
 
     #[test]
     fn the_map_leaves_the_legacy_area_out() {
         let map = memory_map(&[0..64 << 20, 4 << 30..5 << 30]);
-        assert_eq!(map.iter().map(|entry| entry.kind as u32).collect::<Vec<_>>(), [1, 2, 1, 1]);
-        assert!(map.windows(2).all(|pair| pair[0].start + pair[0].bytes <= pair[1].start));
+        assert_eq!(
+            map.iter()
+                .map(|entry| entry.kind as u32)
+                .collect::<Vec<_>>(),
+            [1, 2, 1, 1]
+        );
+        assert!(
+            map.windows(2)
+                .all(|pair| pair[0].start + pair[0].bytes <= pair[1].start)
+        );
     }
 
     #[test]
     fn a_file_of_no_kind_is_refused() {
-        let guest = super::Guest { kernel: &[7; 9000], modules: &[], command_line: "" };
-        assert_eq!(load(&guest, &TestMemory::new(4096)), Err(LoadError::UnknownKind));
+        let guest = super::Guest {
+            kernel: &[7; 9000],
+            modules: &[],
+            command_line: "",
+        };
+        assert_eq!(
+            load(&guest, &TestMemory::new(4096)),
+            Err(LoadError::UnknownKind)
+        );
     }
 
     use alloc::vec::Vec;

@@ -39,7 +39,11 @@ impl Machine {
     }
 
     fn code_segment(&self) -> CodeSegment {
-        if self.vcpu.vmcb.cs.is_long() { CodeSegment::Long } else { CodeSegment::Legacy }
+        if self.vcpu.vmcb.cs.is_long() {
+            CodeSegment::Long
+        } else {
+            CodeSegment::Legacy
+        }
     }
 
     /// Answers a write to a control register.
@@ -59,7 +63,9 @@ impl Machine {
                     _ => Err(Refused),
                 }
             }
-            Operation::Clts if register == 0 => write_cr0(state, cr0 & !Cr0::TS.bits(), self.code_segment()),
+            Operation::Clts if register == 0 => {
+                write_cr0(state, cr0 & !Cr0::TS.bits(), self.code_segment())
+            }
             Operation::Lmsw(source) if register == 0 => {
                 let value = cr0 & (!LMSW | Cr0::PE.bits()) | self.vcpu.get(source) & LMSW;
                 write_cr0(state, value, self.code_segment())
@@ -96,10 +102,16 @@ impl Machine {
             _ => state.cr4.bits(),
         };
         match operation {
-            Operation::MovFromControl(ControlRegister(read), target) if read == register => self.vcpu.set(target, value),
+            Operation::MovFromControl(ControlRegister(read), target) if read == register => {
+                self.vcpu.set(target, value)
+            }
             Operation::Smsw(target, width) if register == 0 => {
                 let old = self.vcpu.get(target);
-                let value = if width == 2 { old & !0xffff | value & 0xffff } else { value & 0xffff_ffff };
+                let value = if width == 2 {
+                    old & !0xffff | value & 0xffff
+                } else {
+                    value & 0xffff_ffff
+                };
                 self.vcpu.set(target, value);
             }
             _ => return self.changed_instruction("control register"),
@@ -111,7 +123,11 @@ impl Machine {
     /// Returns a MOV's source as wide as the code makes it.
     fn operand(&self, source: Gpr) -> u64 {
         let value = self.vcpu.get(source);
-        if self.vcpu.code_size() == crate::decode::CodeSize::Bits64 { value } else { value & 0xffff_ffff }
+        if self.vcpu.code_size() == crate::decode::CodeSize::Bits64 {
+            value
+        } else {
+            value & 0xffff_ffff
+        }
     }
 
     /// Answers the processor's refusal to run.
@@ -120,7 +136,10 @@ impl Machine {
     /// bug.
     pub(super) fn refused_by_processor(&mut self) -> Result<(), Stop> {
         let state = *self.vcpu.state();
-        if let Some(Instruction { operation: Operation::MovToControl(ControlRegister(3), source), .. }) = self.vcpu.decode(&self.ram)
+        if let Some(Instruction {
+            operation: Operation::MovToControl(ControlRegister(3), source),
+            ..
+        }) = self.vcpu.decode(&self.ram)
             && write_cr3(state, self.operand(source)) == Err(Refused)
         {
             return self.raise(Exception::Protection);
@@ -133,8 +152,14 @@ impl Machine {
     pub(super) fn msr(&mut self) -> Result<(), Stop> {
         let write = self.vcpu.vmcb.exit_info1 & 1 != 0;
         let length = match self.vcpu.decode(&self.ram) {
-            Some(Instruction { operation: Operation::Wrmsr, length }) if write => length,
-            Some(Instruction { operation: Operation::Rdmsr, length }) if !write => length,
+            Some(Instruction {
+                operation: Operation::Wrmsr,
+                length,
+            }) if write => length,
+            Some(Instruction {
+                operation: Operation::Rdmsr,
+                length,
+            }) if !write => length,
             _ => return self.changed_instruction("model-specific register"),
         };
         let number = MsrNumber(self.vcpu.get(RCX) as u32);
@@ -162,7 +187,9 @@ impl Machine {
             }
             // The register itself stays as it is: a local APIC that was switched off might not come back on. Its page can't be moved
             // either, since it passes through.
-            MsrNumber::APIC_BASE if value & X2APIC == 0 && (value ^ self.apic_base) & !APIC_ENABLED == 0 => {
+            MsrNumber::APIC_BASE
+                if value & X2APIC == 0 && (value ^ self.apic_base) & !APIC_ENABLED == 0 =>
+            {
                 self.apic_base = value;
                 self.vcpu.step_over(length);
                 Ok(())
@@ -171,4 +198,3 @@ impl Machine {
         }
     }
 }
-

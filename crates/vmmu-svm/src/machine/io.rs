@@ -33,8 +33,16 @@ impl PortAccess {
             2 => PortWidth::Word,
             _ => PortWidth::Dword,
         };
-        let direction = if info & 1 != 0 { Direction::In } else { Direction::Out };
-        (info & 4 == 0).then_some(Self { port: (info >> 16) as u16, width, direction })
+        let direction = if info & 1 != 0 {
+            Direction::In
+        } else {
+            Direction::Out
+        };
+        (info & 4 == 0).then_some(Self {
+            port: (info >> 16) as u16,
+            width,
+            direction,
+        })
     }
     const fn mask(self) -> u64 {
         match self.width {
@@ -58,7 +66,10 @@ impl Machine {
     /// Answers IN or OUT.
     pub(super) fn io(&mut self) -> Result<(), Stop> {
         let Some(access) = PortAccess::from_info(self.vcpu.vmcb.exit_info1) else {
-            return refused(format!("a string instruction on a port of the hypervisor at rip {:#x}", self.vcpu.vmcb.rip));
+            return refused(format!(
+                "a string instruction on a port of the hypervisor at rip {:#x}",
+                self.vcpu.vmcb.rip
+            ));
         };
         // EXITINFO2 holds the next instruction's address.
         let length = self.vcpu.vmcb.exit_info2.wrapping_sub(self.vcpu.vmcb.rip) as u8;
@@ -66,7 +77,11 @@ impl Machine {
             Direction::In => {
                 let value = u64::from(Self::read_port(access)) & access.mask();
                 let old = self.vcpu.get(RAX);
-                let kept = if access.width == PortWidth::Dword { 0 } else { old & !access.mask() };
+                let kept = if access.width == PortWidth::Dword {
+                    0
+                } else {
+                    old & !access.mask()
+                };
                 self.vcpu.set(RAX, kept | value);
             }
             Direction::Out => {
@@ -81,7 +96,11 @@ impl Machine {
     fn read_port(access: PortAccess) -> u32 {
         match access.port {
             // The hypervisor's own devices are absent for the guest.
-            port if (UART..UART + 8).contains(&port) || (DEBUG_EXIT..DEBUG_EXIT + 4).contains(&port) => u32::MAX,
+            port if (UART..UART + 8).contains(&port)
+                || (DEBUG_EXIT..DEBUG_EXIT + 4).contains(&port) =>
+            {
+                u32::MAX
+            }
             MARK_START | MARK_END => u32::MAX,
             port => Port(port).read(access.width),
         }
@@ -91,7 +110,11 @@ impl Machine {
         let shutdown = |reason| Err(Stop::End(End::Shutdown(reason)));
         match access.port {
             DEBUG_EXIT if access.width == PortWidth::Dword => Err(Stop::End(End::Exit(value))),
-            port if (UART..UART + 8).contains(&port) || (DEBUG_EXIT..DEBUG_EXIT + 4).contains(&port) => Ok(()),
+            port if (UART..UART + 8).contains(&port)
+                || (DEBUG_EXIT..DEBUG_EXIT + 4).contains(&port) =>
+            {
+                Ok(())
+            }
             MARK_START => {
                 // The high byte is the phase, the rest how often its operation is done.
                 mark("start", value >> 24);
@@ -103,7 +126,10 @@ impl Machine {
             }
             KEYBOARD if value & 0xff == PULSE_RESET => shutdown("reset by the keyboard controller"),
             CONTROL_A if value & 1 != 0 => shutdown("reset by system control port A"),
-            _ if access.covers(RESET) && access.width != PortWidth::Dword && reset_byte(access, value) & 4 != 0 => {
+            _ if access.covers(RESET)
+                && access.width != PortWidth::Dword
+                && reset_byte(access, value) & 4 != 0 =>
+            {
                 shutdown("reset by the chipset")
             }
             port => {
@@ -138,8 +164,18 @@ mod port_accesses_are_read {
     #[test]
     fn from_the_exit_information() {
         let access = PortAccess::from_info(0x00f4_0040).unwrap();
-        assert_eq!(access, PortAccess { port: 0xf4, width: PortWidth::Dword, direction: Direction::Out });
-        assert_eq!(PortAccess::from_info(0x0064_0011).unwrap().direction, Direction::In);
+        assert_eq!(
+            access,
+            PortAccess {
+                port: 0xf4,
+                width: PortWidth::Dword,
+                direction: Direction::Out
+            }
+        );
+        assert_eq!(
+            PortAccess::from_info(0x0064_0011).unwrap().direction,
+            Direction::In
+        );
         assert_eq!(PortAccess::from_info(0x0064_0014), None);
     }
 

@@ -39,17 +39,31 @@ impl Machine {
     pub(super) fn begin_step(&mut self, gva: Gva, gpa: Gpa) -> Result<(), Stop> {
         let vmcb = &self.vcpu.vmcb;
         let (rip, flags, dr6) = (vmcb.rip, Rflags::from_bits_retain(vmcb.rflags), vmcb.dr6);
-        let is_pushf = |bytes: u128| bytes as u8 == PUSHF || bytes as u8 == OPERAND_SIZE && (bytes >> 8) as u8 == PUSHF;
+        let is_pushf = |bytes: u128| {
+            bytes as u8 == PUSHF || bytes as u8 == OPERAND_SIZE && (bytes >> 8) as u8 == PUSHF
+        };
         let delivering = vmcb.exit_int_info;
-        if Event::from_field(delivering).is_some() || self.vcpu.fetch(&self.ram).is_none_or(is_pushf) {
-            let text = alloc::format!("no emulator for the write to {gpa} at rip {rip:#x} with CR0.WP off and SMAP on (delivering {delivering:x})");
+        if Event::from_field(delivering).is_some()
+            || self.vcpu.fetch(&self.ram).is_none_or(is_pushf)
+        {
+            let text = alloc::format!(
+                "no emulator for the write to {gpa} at rip {rip:#x} with CR0.WP off and SMAP on (delivering {delivering:x})"
+            );
             return refused(text);
         }
         if let Err(text) = self.memory.map_readable(gva, self.vcpu.privilege()) {
             return refused(text);
         }
-        let before = self.last_step.filter(|last| last.rip == rip).map_or(gpa, |last| last.pages[1]);
-        let step = Step { rip, pages: [before, gpa], flags, dr6 };
+        let before = self
+            .last_step
+            .filter(|last| last.rip == rip)
+            .map_or(gpa, |last| last.pages[1]);
+        let step = Step {
+            rip,
+            pages: [before, gpa],
+            flags,
+            dr6,
+        };
         (self.step, self.last_step) = (Some(step), Some(step));
         let vmcb = &mut self.vcpu.vmcb;
         vmcb.cr0 &= !Cr0::WP.bits();

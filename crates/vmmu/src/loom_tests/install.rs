@@ -22,6 +22,7 @@ fn install(call: &LoomCall<'_>, page: PageId, gfn: crate::addr::Gfn) -> Result<I
     let walk = walk_to(gfn);
     let way = way(&walk, page, AccessKind::Read);
     call.place(&way, page, Level::L1, SLOT, &leaf)
+        .map(|(installed, _)| installed)
 }
 
 /// M1: when a report returns, neither the table nor a TLB has what was derived from the old value.

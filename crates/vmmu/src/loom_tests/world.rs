@@ -172,7 +172,7 @@ pub(super) fn bare_call(mmu: &LoomMmu) -> LoomCall<'_> {
         locks: Locks::default(),
         guard: None,
         counters: &mmu.counters,
-        alone: false,
+        hint: None,
     }
 }
 

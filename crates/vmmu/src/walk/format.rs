@@ -56,6 +56,17 @@ impl GuestFormat {
             Self::Level5 => &[Level::L5, Level::L4, Level::L3, Level::L2, Level::L1],
         }
     }
+    /// Returns the level of the root, or `None` without paging.
+    #[inline]
+    pub const fn top(self) -> Option<Level> {
+        match self {
+            Self::Off => None,
+            Self::Bits32 => Some(Level::L2),
+            Self::Pae => Some(Level::L3),
+            Self::Level4 => Some(Level::L4),
+            Self::Level5 => Some(Level::L5),
+        }
+    }
     /// Returns the width of an entry.
     #[inline]
     pub const fn width(self) -> GpteWidth {

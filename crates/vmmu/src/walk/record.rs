@@ -126,6 +126,12 @@ impl Walk {
         }
         None
     }
+    /// Returns the entry of `level` if the walk read one there.
+    #[inline]
+    pub(crate) fn entry(&self, level: Level) -> Option<Gpte> {
+        let is_read = level <= self.format.top()? && level >= self.reached?;
+        is_read.then(|| self.gptes[level as usize - 1])
+    }
     /// Returns the records of the levels whose entry was read, from the root down. Empty without paging.
     #[inline]
     pub fn records(&self) -> impl Iterator<Item = GpteRecord> {
