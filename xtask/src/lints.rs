@@ -9,7 +9,13 @@ use crate::tally::Tally;
 const BARE_METAL: [&str; 2] = ["vmmu-svm", "vmmu-guest"];
 
 pub(crate) fn fmt() -> Tally {
-    succeeds(cargo(&["fmt", "--all", "--check"]))
+    succeeds(cargo(&[
+        "fmt",
+        "--all",
+        "--",
+        "--check",
+        "--files-with-diff",
+    ]))
 }
 
 pub(crate) fn clippy() -> Tally {

@@ -41,7 +41,13 @@ pub(super) fn cases() -> Result<Vec<Case>, Tally> {
     }
     let mut cases = Vec::new();
     for mode in MODES {
-        cases.extend(stress(mode, &path("stress-guest")));
+        cases.push(case(
+            mode,
+            "stress guest",
+            &path("stress-guest"),
+            &[],
+            Expected::new(1, &[]),
+        ));
         cases.push(bench(mode));
         cases.extend(formats(mode, &multiboot));
     }
@@ -49,30 +55,6 @@ pub(super) fn cases() -> Result<Vec<Case>, Tally> {
         cases.extend(ends(mode, &multiboot));
     }
     Ok(cases)
-}
-
-/// Paging used in every way. What needs an instruction emulator (under SMAP without CR0.WP) is refused by the shadow
-/// engine's hypervisor, so there the rest is tested with SMAP hidden.
-fn stress(mode: &str, kernel: &str) -> Vec<Case> {
-    let name = "stress guest";
-    if mode != "shadow" {
-        return vec![case(mode, name, kernel, &[], Expected::new(1, &[]))];
-    }
-    let refused = Expected {
-        status: 128,
-        stdout: vec![],
-        stderr: vec!["no instruction emulator", "Smap"],
-    };
-    vec![
-        case(
-            mode,
-            &format!("{name}, SMAP hidden"),
-            kernel,
-            &["--hide", "smap"],
-            Expected::new(1, &[]),
-        ),
-        case(mode, name, kernel, &[], refused),
-    ]
 }
 
 /// Paging formats: each is served or refused, never misrun.
