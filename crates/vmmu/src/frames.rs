@@ -298,6 +298,27 @@ impl Stripe {
         false
     }
 
+    /// Visits the live pages of all gfns in the region of `gfn` until `visit` says true.
+    pub(crate) fn any_page_in_region(
+        &mut self,
+        pool: &Pool,
+        gfn: Gfn,
+        mut visit: impl FnMut(PageId, &Page) -> bool,
+    ) {
+        let chains = self
+            .region(gfn)
+            .map_or([0; CHAINS], |(region, _)| region.chains);
+        for mut at in chains {
+            while let Some(id) = at.checked_sub(1) {
+                let page = pool.get(PageId(id));
+                at = page.hash_next.load(Ordering::Relaxed);
+                if visit(PageId(id), page) {
+                    return;
+                }
+            }
+        }
+    }
+
     /// Finds the live page of a gfn with a role.
     pub(crate) fn find(&mut self, pool: &Pool, gfn: Gfn, role: Role) -> Option<PageId> {
         let mut found = None;

@@ -181,7 +181,7 @@ impl<H: Host, O: Observer> Mmu<H, O> {
 
     fn change_slot(&self, id: SlotId, flags: Option<SlotFlags>) -> Result<(), Error> {
         let call = self.call();
-        let (slot, _) = self.slots.get(id).ok_or(Error::NoSuchSlot(id))?;
+        let (slot, space) = self.slots.get(id).ok_or(Error::NoSuchSlot(id))?;
         self.shards.begin(slot.base, slot.frames);
         let _invalidation = Invalidation {
             mmu: self,
@@ -189,6 +189,11 @@ impl<H: Host, O: Observer> Mmu<H, O> {
             frames: slot.frames,
         };
         self.slots.update(&call.locks, id, flags)?;
+        if flags.is_none() && !call.is_direct_engine() {
+            let mut debt = Debt::new(&call);
+            call.zap_tables_in(space, slot.base, slot.frames, &mut debt);
+            debt.pay();
+        }
         if !mutant!(SlotChangeKeepsMappings) {
             call.unmap_range(slot.base, slot.frames);
         }

@@ -6,6 +6,7 @@
 //! 3. The table lock is held for at most 64 entries at a time.
 //! 4. A dead page reaches the allocator only through a debt and a grace period.
 
+use crate::addr::Level;
 use crate::addr::{Gfn, Index, MAX_FRAME};
 use crate::config::Engine;
 use crate::debt::Debt;
@@ -14,6 +15,7 @@ use crate::mmu::{Call, Mmu};
 use crate::page::{Flags, PRESENT_WORDS, PageId};
 use crate::pool::Exhausted;
 use crate::rmap::Head;
+use crate::slots::AddressSpace;
 use crate::stats::{Event, Observer};
 use crate::sync::{Locks, Ordering};
 use core::ops::Range;
@@ -159,6 +161,42 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
             let Some(id) = found else { return zapped };
             if self.zap(id, debt) {
                 zapped += 1;
+            }
+        }
+    }
+
+    /// Zaps every page that stands for a guest table in memory that is gone: whatever comes there later is no edit of it.
+    pub(crate) fn zap_tables_in(
+        &self,
+        space: AddressSpace,
+        base: Gfn,
+        frames: u64,
+        debt: &mut Debt<'_, 'm, H, O>,
+    ) {
+        let end = base.get().saturating_add(frames);
+        // Roots may be made anew meanwhile, empty ones: no more rounds than there are pages.
+        let mut left = self.mmu.pool.limit();
+        let mut region = base.align_down(Level::L2);
+        while region.get() < end && left > 0 {
+            let mut found = None;
+            self.mmu
+                .frames
+                .lock(&self.locks, region)
+                .any_page_in_region(&self.mmu.pool, region, |id, page| {
+                    let role = page.role();
+                    let inside = (base.get()..end).contains(&page.gfn().get());
+                    let hit = inside && !role.is_direct() && role.space() == space;
+                    if hit {
+                        found = Some(id);
+                    }
+                    hit
+                });
+            match found {
+                Some(id) => {
+                    self.zap(id, debt);
+                    left -= 1;
+                }
+                None => region = region.wrapping_add(Level::L2.frames()),
             }
         }
     }

@@ -196,19 +196,20 @@ impl<H: Host, O: Observer> Audit<'_, '_, H, O> {
                 let (child, Some(below)) = (self.page(child), role.level().below()) else {
                     return false;
                 };
-                let (gfn, role) = match entry {
-                    Entry::Table(table) => (table.gfn, role.child(below, table.rights, false)),
-                    Entry::Leaf(leaf) => {
-                        let undirtied = if leaf.is_dirty() {
-                            Rights::empty()
-                        } else {
-                            Rights::WRITE
-                        };
-                        (leaf.base, role.child(below, leaf.rights - undirtied, true))
+                match entry {
+                    Entry::Table(table) => {
+                        child.gfn() == table.gfn
+                            && child.role() == role.child(below, table.rights, false)
                     }
-                    _ => return false,
-                };
-                child.gfn() == gfn && child.role() == role
+                    Entry::Leaf(leaf) => {
+                        // A page made before D was set does not allow writing: the next write replaces it.
+                        let wide = role.child(below, leaf.rights, true);
+                        let narrow = role.child(below, leaf.rights - Rights::WRITE, true);
+                        child.gfn() == leaf.base
+                            && (child.role() == narrow || (leaf.is_dirty() && child.role() == wide))
+                    }
+                    _ => false,
+                }
             }
             (Record::Leaf(gfn), Entry::Leaf(leaf)) => {
                 let mut rights = rights_of(spte);
