@@ -16,7 +16,7 @@ use vmmu::paging::{
 };
 use vmmu::{
     AddressSpace, Config, EmulateReason, Engine, Error, FaultOutcome, Mmu, SlotConfig, SlotFlags,
-    SlotId, TlbFlush, Unprotected, Vcpu,
+    SlotId, Strictness, TlbFlush, Unprotected, Vcpu,
 };
 use vmmu_cpu::{self as cpu, Asid, Cpu, Fault, Flush, Hpa, Model, Policy, Registers, Va, World};
 use vmmu_spec::{Access, ErrorCode, Kind, Memory, Physical, Time, Width, WriteLog};
@@ -116,6 +116,28 @@ pub struct Processor {
     pub(crate) flushed_pages: std::collections::BTreeMap<u64, Time>,
 }
 
+/// How many accesses were judged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Judged {
+    /// All of them.
+    pub all: u64,
+    /// Those that reached memory.
+    pub memory: u64,
+    /// Those that no current entry explains: a cache showed what was.
+    pub stale: u64,
+    /// Those whose tables were edited unseen, so that only safety was judged.
+    pub uncertain: u64,
+}
+
+impl core::ops::AddAssign for Judged {
+    fn add_assign(&mut self, other: Self) {
+        self.all += other.all;
+        self.memory += other.memory;
+        self.stale += other.stale;
+        self.uncertain += other.uncertain;
+    }
+}
+
 /// A virtual machine on software processors.
 #[derive(Debug)]
 pub struct Machine {
@@ -134,8 +156,8 @@ pub struct Machine {
     /// Tables edited behind everybody's back, by gfn: nothing but safety is promised for them (rule R2).
     pub tainted: std::collections::BTreeSet<u64>,
     writes: Writes,
-    /// Accesses judged, and those that no current entry explains.
-    pub judged: (u64, u64),
+    /// How many accesses were judged.
+    pub judged: Judged,
 }
 
 impl Machine {
@@ -178,7 +200,7 @@ impl Machine {
             engine: setup.config.engine,
             tainted: std::collections::BTreeSet::new(),
             writes: setup.writes,
-            judged: (0, 0),
+            judged: Judged::default(),
             mmu,
             host,
             backing,
@@ -228,6 +250,17 @@ impl Machine {
         self.backing.add(base..base + frames);
         self.after();
         id
+    }
+
+    /// Says whether two slots show the same host memory.
+    #[must_use]
+    pub fn has_aliases(&self) -> bool {
+        self.slots.iter().enumerate().any(|(i, a)| {
+            self.slots[..i].iter().any(|b| {
+                let (a, b) = (&a.config, &b.config);
+                a.token.0 < b.token.0 + b.frames && b.token.0 < a.token.0 + a.frames
+            })
+        })
     }
 
     /// Removes a slot.
@@ -329,6 +362,11 @@ impl Machine {
     pub fn poke_unseen(&mut self, gpa: u64, value: u64) {
         let hpa = self.hpa(AddressSpace::Normal, gpa).expect("guest memory");
         self.host.memory.store(hpa, value);
+        if self.engine != Engine::Shadow {
+            // Nested tables do not depend on it.
+            self.note(hpa, value);
+            return;
+        }
         for gpa in self.gpas(hpa) {
             self.tainted.insert(gpa >> 12);
         }
@@ -366,9 +404,7 @@ impl Machine {
     /// Puts a store to a host address into the log, for every guest frame that shows it.
     pub(crate) fn note(&mut self, hpa: Hpa, value: u64) {
         for gpa in self.gpas(hpa) {
-            if !self.tainted.contains(&(gpa >> 12)) {
-                self.log.write(Physical::new(gpa), Width::Eight, value);
-            }
+            self.log.write(Physical::new(gpa), Width::Eight, value);
         }
     }
 
@@ -580,7 +616,7 @@ impl Machine {
         let seen = self.drive(cpu, va, access);
         self.drain();
         if self.engine != Engine::Shadow {
-            self.absorb(cpu, va, access);
+            self.absorb(cpu, va, access, start);
         }
         self.judge(cpu, va, access, start, seen);
         match (seen, value) {
@@ -717,6 +753,15 @@ impl Machine {
             0,
             "the library touched memory that is nobody's"
         );
+        // A write through one name of a frame does not show in what the tables behind another name were made from.
+        let strictness = if self.tainted.is_empty() && !self.has_aliases() {
+            Strictness::Exact
+        } else {
+            Strictness::Structure
+        };
+        if let Err(failure) = self.mmu.audit(strictness) {
+            panic!("{failure}");
+        }
     }
 }
 

@@ -8,7 +8,7 @@
 //! Invariants:
 //! 1. A step means something in every state, so that any part of a program is a program: failures shrink.
 
-use vmmu::addr::{Gpa, Level};
+use vmmu::addr::{Gfn, Level};
 use vmmu::paging::{Cr0, Cr4, Efer};
 use vmmu::{Config, Engine, SlotFlags, SlotId};
 use vmmu_cpu::Policy;
@@ -17,7 +17,7 @@ use vmmu_spec::Access;
 use crate::guest::{
     A, D, G, NX, P, PS, RESERVED, U, W, WRITE, entry, long4, map_window, slot, window,
 };
-use crate::machine::{Machine, Seen, Setup, Writes};
+use crate::machine::{Judged, Machine, Seen, Setup, Writes};
 
 /// The first guest frame of the tables.
 pub const TABLES: u64 = 16;
@@ -79,7 +79,7 @@ pub enum Step {
         /// Chooses the entry.
         value: u16,
     },
-    /// A report of everything in a table.
+    /// A report of everything in a table: of one that was written unseen, if there is one.
     Report {
         /// The table.
         table: u8,
@@ -174,6 +174,17 @@ pub struct Ground {
     pub unsync_limit: u16,
     /// Main memory's flags.
     pub flags: SlotFlags,
+    /// Whether the data frames have a second name.
+    pub alias: Alias,
+}
+
+/// Whether the data frames have a second name: another slot on the same host memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Alias {
+    /// They have: exactness is then promised for tables elsewhere only.
+    Shown,
+    /// They have not.
+    None,
 }
 
 /// A program in the state after some steps.
@@ -189,18 +200,25 @@ pub struct Program {
     ground: Ground,
 }
 
-/// Returns the address that a number chooses: slots 0 or 1 at each level.
+/// Returns the address that a number chooses: slots 0 or 1 at each level; half of the time at the lower two only.
 #[must_use]
 pub fn address(at: u8) -> u64 {
     let bit = |level: u32| ((at >> (level - 1) & 1) as u64) << (12 + 9 * (level - 1));
-    bit(1) | bit(2) | bit(3) | bit(4)
+    let near = bit(1) | bit(2);
+    if at & 0x80 == 0 {
+        near | bit(3) | bit(4)
+    } else {
+        near
+    }
 }
 
-/// Returns the entry that a number chooses: mostly sensible ones.
+/// Returns the entry that a number chooses for a table (a frame of [`TABLES`]): mostly what a kernel would store there.
+///
+/// Tables 0 and 4 are roots by nature, 1 and 5 the level below, and so on; 3 and 7 hold pages.
 #[must_use]
-pub const fn value(choice: u16) -> u64 {
+pub const fn value(choice: u16, table: u64) -> u64 {
     let which = (choice >> 4 & 7) as u64;
-    let flags = match choice >> 7 & 15 {
+    let flags = match choice >> 7 & 31 {
         0 => P | U | A | D,
         1 => P | W | A | D,
         2 => P | W | U,
@@ -209,19 +227,23 @@ pub const fn value(choice: u16) -> u64 {
         5 => P | W | U | A | D | NX,
         6 => P | W | U | A | D | G,
         7 => P | A | D,
+        8 => P | U,
         _ => P | W | U | A | D,
     };
+    let height = table % 4;
     match choice & 15 {
         0 => 0,
-        1 => entry(0, flags | PS),
-        2 => entry(512, flags | PS),
+        1 if height == 2 => entry(0, flags | PS),
+        2 if height == 2 => entry(512, flags | PS),
         3 => entry(OTHER + which * 37, flags),
-        4 => entry(1024, flags | PS),
-        5 => entry(which, flags | RESERVED),
+        4 if height == 2 => entry(1024, flags | PS),
+        5 if which == 0 => entry(which, flags | RESERVED),
         6 => entry(ALIAS + which, flags),
-        7 => entry(900 + which * 100, flags),
-        8 | 9 => entry(DATA + which, flags),
-        _ => entry(TABLES + which, flags),
+        7 if which < 4 => entry(900 + which * 100, flags),
+        8 => entry(TABLES + which, flags),
+        9 => entry(DATA + which, flags),
+        _ if height == 3 => entry(DATA + which, flags),
+        _ => entry(TABLES + (which & 4) + height + 1, flags),
     }
 }
 
@@ -243,17 +265,17 @@ impl Program {
         let mut machine = Machine::new(&setup);
         let main = machine.add_slot(0, 1024, MAIN_HOST, ground.flags);
         let other = machine.add_slot(OTHER, OTHER_FRAMES, OTHER_HOST, SlotFlags::empty());
-        machine.add_slot(
-            ALIAS,
-            TABLE_COUNT,
-            MAIN_HOST + DATA,
-            SlotFlags::empty(),
-        );
+        if ground.alias == Alias::Shown {
+            machine.add_slot(ALIAS, TABLE_COUNT, MAIN_HOST + DATA, SlotFlags::empty());
+        }
         for table in TABLES..TABLES + TABLE_COUNT {
             map_window(&mut machine, table);
         }
         for level in 0..3 {
-            machine.poke(slot(TABLES + level, 0), entry(TABLES + level + 1, P | W | U));
+            machine.poke(
+                slot(TABLES + level, 0),
+                entry(TABLES + level + 1, P | W | U),
+            );
         }
         machine.poke(slot(TABLES + 3, 0), entry(DATA, P | W | U));
         machine.poke(slot(TABLES + 3, 1), entry(DATA + 1, P | W | U | A | D));
@@ -274,26 +296,63 @@ impl Program {
     pub fn step(&mut self, step: Step) {
         let cpus = usize::from(self.ground.cpus);
         let cpu = |cpu: u8| usize::from(cpu) % cpus;
-        let table = |table: u8| TABLES + u64::from(table) % TABLE_COUNT;
+        // Half of the time the level-1 table of the first tree.
+        let table = |table: u8| {
+            TABLES
+                + if table & 0x80 == 0 {
+                    u64::from(table) % TABLE_COUNT
+                } else {
+                    3
+                }
+        };
         let at = |t: u8, s: u8| slot(table(t), u64::from(s) % 2);
         match step {
-            Step::Access { cpu: c, at, access, value: v } => {
+            Step::Access {
+                cpu: c,
+                at,
+                access,
+                value: v,
+            } => {
                 self.access(cpu(c), at, access, v);
             }
-            Step::Edit { cpu: c, table: t, slot: s, value: v } => {
-                let seen = self.machine.write(cpu(c), window(at(t, s)), value(v), WRITE);
+            Step::Edit {
+                cpu: c,
+                table: t,
+                slot: s,
+                value: v,
+            } => {
+                let seen = self
+                    .machine
+                    .write(cpu(c), window(at(t, s)), value(v, table(t)), WRITE);
                 self.wrote(seen);
             }
-            Step::Emulated { table: t, slot: s, value: v } => {
-                self.machine.emulated_write(at(t, s), value(v));
+            Step::Emulated {
+                table: t,
+                slot: s,
+                value: v,
+            } => {
+                self.machine.emulated_write(at(t, s), value(v, table(t)));
             }
-            Step::Unseen { table: t, slot: s, value: v } => {
-                self.machine.poke_unseen(at(t, s), value(v));
+            Step::Unseen {
+                table: t,
+                slot: s,
+                value: v,
+            } => {
+                self.machine.poke_unseen(at(t, s), value(v, table(t)));
             }
-            Step::Report { table: t } => self.machine.report(table(t)),
+            Step::Report { table: t } => {
+                let odd = self.machine.tainted.first().copied();
+                self.machine.report(odd.unwrap_or(table(t)));
+            }
             Step::Invlpg { cpu: c, at } => self.machine.invlpg(cpu(c), address(at)),
             Step::LoadCr3 { cpu: c, table: t } => {
-                self.machine.load_cr3(cpu(c), table(t) << 12);
+                // Mostly a table that is a root by nature.
+                let root = if t & 0x30 == 0 {
+                    table(t)
+                } else {
+                    table(t & 4)
+                };
+                self.machine.load_cr3(cpu(c), root << 12);
             }
             Step::Flush { cpu: c } => self.machine.flush(cpu(c)),
             Step::Controls { cpu: c, bits } => self.controls(cpu(c), bits),
@@ -303,8 +362,18 @@ impl Program {
             }
             Step::Share { frame } => self.share(chosen_frame(frame)),
             Step::Size { large } => {
-                let limit = if large & 1 == 0 { Some(Level::L1) } else { None };
+                let limit = if large & 1 == 0 {
+                    Some(Level::L1)
+                } else {
+                    None
+                };
+                // A host that splits its large frames takes them back first.
+                let all = self
+                    .machine
+                    .mmu
+                    .invalidate_begin(Gfn::new(0), OTHER + OTHER_FRAMES);
                 self.machine.host.limit_size(limit);
+                drop(all);
             }
             Step::Slot => self.toggle_slot(),
             Step::Flags { bits } => self.flags(bits),
@@ -321,7 +390,9 @@ impl Program {
         let access = Access::ALL[usize::from(access) % 12];
         let va = address(at) + u64::from(stored >> 15) * 8;
         if access.is_write() {
-            let seen = self.machine.write(cpu, va, value(stored), access);
+            let seen = self
+                .machine
+                .write(cpu, va, value(stored, u64::from(at)), access);
             self.wrote(seen);
         } else {
             let _ = self.machine.access(cpu, va, access);
@@ -356,10 +427,7 @@ impl Program {
         else {
             return;
         };
-        let invalidation = self
-            .machine
-            .mmu
-            .invalidate_begin(vmmu::addr::Gfn::new(gfn), 1);
+        let invalidation = self.machine.mmu.invalidate_begin(Gfn::new(gfn), 1);
         let frame = gfn - slot.config.base.get();
         self.machine.host.share(slot.config.token, frame);
         drop(invalidation);
@@ -382,13 +450,21 @@ impl Program {
     }
 
     fn flags(&mut self, bits: u8) {
-        let log = if bits & 2 != 0 { SlotFlags::LOG_DIRTY } else { SlotFlags::empty() };
+        let log = if bits & 2 != 0 {
+            SlotFlags::LOG_DIRTY
+        } else {
+            SlotFlags::empty()
+        };
         if bits & 1 == 0 {
             self.main_flags = log;
             self.machine.set_slot_flags(self.main, log);
             self.written.clear();
         } else if let Some(id) = self.other {
-            let read_only = if bits & 4 != 0 { SlotFlags::READ_ONLY } else { SlotFlags::empty() };
+            let read_only = if bits & 4 != 0 {
+                SlotFlags::READ_ONLY
+            } else {
+                SlotFlags::empty()
+            };
             self.machine.set_slot_flags(id, log | read_only);
             self.written.clear();
         }
@@ -396,7 +472,11 @@ impl Program {
 
     /// Takes a dirty log: every frame written since has to be in it.
     fn harvest(&mut self, which: u8) {
-        let id = if which & 1 == 0 { Some(self.main) } else { self.other };
+        let id = if which & 1 == 0 {
+            Some(self.main)
+        } else {
+            self.other
+        };
         let Some(id) = id else { return };
         let Some(slot) = self.machine.slots.iter().find(|s| s.id == id).copied() else {
             return;
@@ -412,7 +492,10 @@ impl Program {
         result.expect("the slot logs");
         let range = slot.config.base.get()..slot.config.base.get() + slot.config.frames;
         for gfn in self.written.range(range.clone()) {
-            assert!(taken.contains(gfn), "frame {gfn:#x} was written and is not in the log");
+            assert!(
+                taken.contains(gfn),
+                "frame {gfn:#x} was written and is not in the log"
+            );
         }
         self.written.retain(|gfn| !range.contains(gfn));
     }
@@ -432,12 +515,11 @@ fn least_pages(config: &Config) -> u32 {
 }
 
 /// Runs a program from the start; checks after each step, and that nothing is left when the machine goes.
-pub fn run(ground: Ground, steps: &[Step]) -> (u64, u64) {
+pub fn run(ground: Ground, steps: &[Step]) -> Judged {
     let mut program = Program::new(ground);
     for step in steps {
         program.step(*step);
     }
-    let _ = Gpa::new(0);
     let host = program.machine.host.clone();
     let judged = program.machine.judged;
     drop(program);

@@ -7,8 +7,8 @@ use proptest::test_runner::{Config, TestError, TestRunner};
 use vmmu::addr::Level;
 use vmmu::{Engine, SlotFlags};
 use vmmu_cpu::Policy;
-use vmmu_tests::machine::Writes;
-use vmmu_tests::program::{Ground, Step, run};
+use vmmu_tests::machine::{Judged, Writes};
+use vmmu_tests::program::{Alias, Ground, Step, run};
 
 fn step() -> impl Strategy<Value = Step> {
     let b = any::<u8>;
@@ -18,7 +18,7 @@ fn step() -> impl Strategy<Value = Step> {
         8 => (b(), b(), b(), v()).prop_map(|(cpu, table, slot, value)| Step::Edit { cpu, table, slot, value }),
         4 => (b(), b(), v()).prop_map(|(table, slot, value)| Step::Emulated { table, slot, value }),
         1 => (b(), b(), v()).prop_map(|(table, slot, value)| Step::Unseen { table, slot, value }),
-        1 => b().prop_map(|table| Step::Report { table }),
+        2 => b().prop_map(|table| Step::Report { table }),
         3 => (b(), b()).prop_map(|(cpu, at)| Step::Invlpg { cpu, at }),
         3 => (b(), b()).prop_map(|(cpu, table)| Step::LoadCr3 { cpu, table }),
         1 => b().prop_map(|cpu| Step::Flush { cpu }),
@@ -42,8 +42,11 @@ fn ground(engine: Engine) -> impl Strategy<Value = Ground> {
     let flags = prop_oneof![3 => Just(SlotFlags::empty()), 1 => Just(SlotFlags::LOG_DIRTY)];
     let prefetch = prop_oneof![Just(0), Just(64)];
     let limit = prop_oneof![Just(1), Just(2), Just(32)];
-    (1..4_u8, policy, writes, level, pages, prefetch, limit, flags).prop_map(
-        move |(cpus, policy, writes, unsync_level, max_pages, prefetch, unsync_limit, flags)| {
+    let alias = prop_oneof![3 => Just(Alias::None), 1 => Just(Alias::Shown)];
+    let memory = (limit, flags, alias);
+    (1..4_u8, policy, writes, level, pages, prefetch, memory).prop_map(
+        move |(cpus, policy, writes, unsync_level, max_pages, prefetch, memory)| {
+            let (unsync_limit, flags, alias) = memory;
             Ground {
                 engine,
                 cpus,
@@ -54,6 +57,7 @@ fn ground(engine: Engine) -> impl Strategy<Value = Ground> {
                 prefetch,
                 unsync_limit,
                 flags,
+                alias,
             }
         },
     )
@@ -68,12 +72,12 @@ fn check(engine: Engine, share: u32) {
         max_shrink_iters: 20_000,
         ..Config::default()
     });
-    let programs = (ground(engine), proptest::collection::vec(step(), 1..160));
-    let judged = core::cell::Cell::new((0, 0));
+    let programs = (ground(engine), proptest::collection::vec(step(), 1..200));
+    let judged = core::cell::Cell::new(Judged::default());
     let result = runner.run(&programs, |(ground, steps)| {
-        let (all, stale) = run(ground, &steps);
-        let before = judged.get();
-        judged.set((before.0 + all, before.1 + stale));
+        let mut sum = judged.get();
+        sum += run(ground, &steps);
+        judged.set(sum);
         Ok(())
     });
     match result {
@@ -83,8 +87,7 @@ fn check(engine: Engine, share: u32) {
         }
         Err(TestError::Abort(why)) => panic!("{why}"),
     }
-    let (all, stale) = judged.get();
-    println!("{engine:?}: {all} accesses judged, {stale} of them stale");
+    println!("{engine:?}: {:?}", judged.get());
 }
 
 #[test]
