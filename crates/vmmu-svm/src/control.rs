@@ -62,17 +62,19 @@ pub fn write_cr0(
     Ok(state)
 }
 
-/// Works out a write to CR3.
+/// Judges a write to CR3, which changes nothing but the register itself.
 ///
 /// # Errors
 /// [`Refused`].
-pub fn write_cr3(mut state: PagingState, value: u64) -> Result<PagingState, Refused> {
-    let long = state.efer.contains(Efer::LMA);
-    if long && value >> state.cpu.phys_bits.get() != 0 {
+#[inline]
+pub fn check_cr3(state: &PagingState, value: u64) -> Result<Cr3, Refused> {
+    if !state.efer.contains(Efer::LMA) {
+        return Ok(Cr3::new(value & 0xffff_ffff));
+    }
+    if value >> state.cpu.phys_bits.get() != 0 {
         return Err(Refused);
     }
-    state.cr3 = Cr3::new(if long { value } else { value & 0xffff_ffff });
-    Ok(state)
+    Ok(Cr3::new(value))
 }
 
 /// Works out a write to CR4.
@@ -178,14 +180,10 @@ mod writes_are_judged_as_by_the_processor {
 
     #[test]
     fn cr3() {
-        assert_eq!(
-            write_cr3(state(PAGED, Cr4::PAE, LONG), 1 << 40),
-            Err(Refused)
-        );
-        assert_eq!(
-            write_cr3(state(PAGED, Cr4::PAE, LONG), 0xff_ffff_f018).map(|s| s.cr3.get()),
-            Ok(0xff_ffff_f018)
-        );
+        let long = state(PAGED, Cr4::PAE, LONG);
+        assert_eq!(check_cr3(&long, 1 << 40), Err(Refused));
+        let narrow = 0xff_ffff_f018;
+        assert_eq!(check_cr3(&long, narrow), Ok(Cr3::new(narrow)));
     }
 
     #[test]

@@ -12,6 +12,8 @@ use crate::json::Object;
 pub struct ExitCode(u64);
 
 impl ExitCode {
+    /// Write of CR3.
+    pub const CR3_WRITE: Self = Self(0x13);
     /// Read of CR0; CR1 to CR15 follow.
     pub const CR_READ: Self = Self(0x00);
     /// Write of CR0; CR1 to CR15 follow.

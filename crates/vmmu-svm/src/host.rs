@@ -1,6 +1,6 @@
 //! The library's embedder: guest RAM, table frames, and the devices that pass through.
 //!
-//! A memory slot's token is the host frame of its first frame, with [`DEVICE`] set if it is no RAM. One CPU, and all memory resident:
+//! A memory slot's token is the host frame of its first frame, with its top bit set if it is no RAM. One CPU, and all memory resident:
 //! nothing here blocks.
 
 use alloc::sync::Arc;

@@ -162,6 +162,7 @@ impl Machine {
         match code {
             ExitCode::PAGE_FAULT => self.page_fault(),
             ExitCode::NESTED_FAULT => self.nested_fault(),
+            ExitCode::CR3_WRITE => self.write_cr3(),
             ExitCode::CPUID => self.cpuid(),
             ExitCode::INVLPG => self.invlpg(),
             ExitCode::IOIO => self.io(),

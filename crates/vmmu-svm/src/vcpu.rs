@@ -126,6 +126,11 @@ impl Vcpu {
     pub fn set_state(&mut self, state: PagingState) {
         self.walker.set_state(state);
     }
+    /// Takes over a CR3 that the guest has written.
+    #[inline]
+    pub const fn set_cr3(&mut self, cr3: Cr3) {
+        self.walker.set_cr3(cr3, None);
+    }
     #[inline]
     fn take_over_cr3(&mut self) {
         if self.paging == Paging::Nested {

@@ -5,7 +5,7 @@ use alloc::format;
 use vmmu::paging::{Cr0, PagingState};
 
 use super::{Machine, RAX, RCX, RDX, Stop, refused};
-use crate::control::{CodeSegment, Refused, write_cr0, write_cr3, write_cr4, write_efer};
+use crate::control::{CodeSegment, Refused, check_cr3, write_cr0, write_cr4, write_efer};
 use crate::decode::{ControlRegister, Gpr, Instruction, Operation};
 use crate::event::Exception;
 use crate::permission::MsrNumber;
@@ -58,7 +58,6 @@ impl Machine {
                 let value = self.operand(source);
                 match register {
                     0 => write_cr0(state, value, self.code_segment()),
-                    3 => write_cr3(state, value),
                     4 => write_cr4(state, value, &self.shape),
                     _ => Err(Refused),
                 }
@@ -72,22 +71,31 @@ impl Machine {
             }
             _ => return self.changed_instruction("control register"),
         };
-        if register == 3
-            && let Ok(state) = new
-        {
-            return self.finish_cr3(state, length);
-        }
         self.finish(new, length)
     }
 
-    /// Steps over a MOV to CR3, which changes the root and nothing else.
-    fn finish_cr3(&mut self, state: PagingState, length: u8) -> Result<(), Stop> {
-        self.vcpu.set_state(state);
-        if let Err(text) = self.memory.load_cr3(state.cr3) {
-            return refused(text);
+    /// Answers a write to CR3, which changes the root and nothing else.
+    #[inline]
+    pub(super) fn write_cr3(&mut self) -> Result<(), Stop> {
+        let Some(Instruction {
+            operation: Operation::MovToControl(ControlRegister(3), source),
+            length,
+        }) = self.vcpu.decode(&self.ram)
+        else {
+            return self.changed_instruction("control register");
+        };
+        let value = self.operand(source);
+        match check_cr3(self.vcpu.state(), value) {
+            Ok(cr3) => {
+                self.vcpu.set_cr3(cr3);
+                if let Err(text) = self.memory.load_cr3(cr3) {
+                    return refused(text);
+                }
+                self.vcpu.step_over(length);
+                Ok(())
+            }
+            Err(Refused) => self.raise(Exception::Protection),
         }
-        self.vcpu.step_over(length);
-        Ok(())
     }
 
     /// Answers a read of a control register, which shows the guest what it wrote.
@@ -121,6 +129,7 @@ impl Machine {
     }
 
     /// Returns a MOV's source as wide as the code makes it.
+    #[inline]
     fn operand(&self, source: Gpr) -> u64 {
         let value = self.vcpu.get(source);
         if self.vcpu.code_size() == crate::decode::CodeSize::Bits64 {
@@ -140,7 +149,7 @@ impl Machine {
             operation: Operation::MovToControl(ControlRegister(3), source),
             ..
         }) = self.vcpu.decode(&self.ram)
-            && write_cr3(state, self.operand(source)) == Err(Refused)
+            && check_cr3(&state, self.operand(source)) == Err(Refused)
         {
             return self.raise(Exception::Protection);
         }
