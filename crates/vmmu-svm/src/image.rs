@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use vmmu::addr::Hpa;
 
-use crate::arch::{heap, physical, register, world};
+use crate::arch::{heap, mapping, physical, register, world};
 use crate::bundle::Bundle;
 use crate::channel::{self, End};
 use crate::config::Configuration;
@@ -65,7 +65,7 @@ fn run(info: &StartInfo) -> Result<End, String> {
         .max()
         .unwrap_or_default();
     if top.get() > 4 << 30 {
-        physical::map_above_4g(top);
+        mapping::map_above_4g(top);
     }
     let low = Hpa::new(0)..Hpa::new(1 << 20);
     let layout = Layout::divide(

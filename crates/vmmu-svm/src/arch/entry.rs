@@ -76,8 +76,9 @@ global_asm!(
     ".globl vmmu_boot_tables",
     "vmmu_boot_tables: .skip 0x6000",
     ".balign 4096",
+    // The lowest page of the stack is taken away once tables can be changed.
     ".globl vmmu_boot_stack",
-    "vmmu_boot_stack: .skip 0x40000",
+    "vmmu_boot_stack: .skip 0x41000",
     "vmmu_boot_stack_top:",
     ".text",
     options(att_syntax)
@@ -108,6 +109,7 @@ global_asm!(
 
 unsafe extern "C" {
     static vmmu_exception_stubs: [u8; 32 * 16];
+    static vmmu_boot_stack: u8;
     static vmmu_image_start: u8;
     static vmmu_image_end: u8;
 }
@@ -120,6 +122,11 @@ pub(super) fn stub(vector: u8) -> u64 {
 /// Returns where the image, its stack included, begins and ends in memory.
 pub(super) fn image_range() -> core::ops::Range<u64> {
     (&raw const vmmu_image_start) as u64..(&raw const vmmu_image_end) as u64
+}
+
+/// Returns the page that the stack must not grow into.
+pub(super) fn stack_guard() -> u64 {
+    (&raw const vmmu_boot_stack) as u64
 }
 
 /// What a stub and the processor push.

@@ -7,7 +7,7 @@
 //! | `descriptor` | the host's GDT, TSS and IDT |
 //! | [`physical`] | guest memory and tables as bytes and atomic words, never as Rust references |
 //! | [`world`] | VMRUN with a full register switch |
-//! | `entry`, `memory`, `heap` | the image's first instructions, memory functions, allocator (feature `image`) |
+//! | `entry`, `memory`, `heap`, `mapping` | the image's first instructions, memory functions, allocator, own tables (feature `image`) |
 //!
 //! Invariants:
 //! 1. The host is identity-mapped: a physical address that the start info calls RAM is a valid pointer.
@@ -21,6 +21,8 @@ mod descriptor;
 mod entry;
 #[cfg(feature = "image")]
 pub mod heap;
+#[cfg(feature = "image")]
+pub mod mapping;
 #[cfg(feature = "image")]
 mod memory;
 pub mod physical;

@@ -441,33 +441,6 @@ pub(crate) fn module(range: Range<Hpa>) -> &'static [u8] {
     }
 }
 
-/// Maps all RAM above 4 GiB up to `end` in the host's own tables, one to one with 2 MiB pages.
-#[cfg(feature = "image")]
-pub(crate) fn map_above_4g(end: Hpa) {
-    use alloc::boxed::Box;
-    #[repr(align(4096))]
-    struct Table([u64; 512]);
-    assert!(end.get() <= 512 << 30, "there is RAM above 512 GiB");
-    let root = super::register::cr3().get() as *const u64;
-    // SAFETY:
-    // - The entry code made the root, and its first entry names a level-3 table; the identity map makes it a pointer.
-    let level3 = unsafe { (root.read() & !0xfff) as *mut u64 };
-    for gib in 4..end.get().div_ceil(1 << 30) {
-        let level2 = Box::leak(Box::new(Table([0; 512])));
-        for (slot, entry) in (0u64..).zip(level2.0.iter_mut()) {
-            *entry = gib << 30 | slot << 21 | 0x83;
-        }
-        // SAFETY:
-        // - Below 512 GiB, so the slot is inside the table; the old entry is not present.
-        unsafe {
-            level3
-                .wrapping_add(gib as usize)
-                .write_volatile((&raw const *level2) as u64 | 3)
-        }
-    }
-    super::register::reload_cr3();
-}
-
 /// Returns where the image lies.
 #[cfg(feature = "image")]
 pub(crate) fn image_range() -> Range<Hpa> {
@@ -475,8 +448,9 @@ pub(crate) fn image_range() -> Range<Hpa> {
     Hpa::new(range.start)..Hpa::new(range.end)
 }
 
-/// Installs the host's descriptor tables.
+/// Installs the host's descriptor tables, and the guard below its stack.
 #[cfg(feature = "image")]
 pub(crate) fn install_descriptors() {
     super::descriptor::install(super::entry::stub);
+    super::mapping::unmap(Hpa::new(super::entry::stack_guard()));
 }
