@@ -22,6 +22,7 @@ use crate::role::Role;
 use crate::slots::{SlotFlags, SlotView};
 use crate::spte::Spte;
 use crate::stats::{Event, Observer};
+use crate::sync::Ordering;
 use crate::vcpu::VcpuLocal;
 use crate::walk::{Access, Gpte, GpteWidth, Rights, Walk, WalkFailure};
 
@@ -56,6 +57,27 @@ impl From<Refused> for Again {
             Refused::FlushFirst => Self::Flush,
             _ => Self::Raced,
         }
+    }
+}
+
+/// Where the last fault of a vCPU was installed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Near {
+    /// The address's bits above its 2 MiB.
+    prefix: u64,
+    root: PageId,
+    /// The page of level 2 on the way.
+    parent: PageId,
+}
+
+/// Notes that a page is in use, for reclaim and for the guess that it is a table no more.
+#[inline]
+pub(crate) fn note_use(page: &Page) {
+    if page.used.load(Ordering::Relaxed) == 0 {
+        page.used.store(1, Ordering::Relaxed);
+    }
+    if page.writes.load(Ordering::Relaxed) != 0 {
+        page.writes.store(0, Ordering::Relaxed);
     }
 }
 
@@ -171,7 +193,44 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
             bits,
             snapshot,
         };
-        self.map(local, &mut way, leaf, largest, debt)
+        let start = self.shortcut(local, &way, largest);
+        self.map(
+            local,
+            &mut way,
+            leaf,
+            (start.unwrap_or(root), largest),
+            debt,
+        )
+    }
+
+    /// Returns the level-1 page of the address without going down from the root, where the last fault was next to this one.
+    ///
+    /// What is skipped are the levels above: should the root no longer reach the page, then the entry turns out to be there already when the same fault
+    /// comes again, and the shortcut is forgotten.
+    #[inline]
+    fn shortcut(&self, local: &VcpuLocal, way: &Way<'_>, largest: Level) -> Option<PageId> {
+        let near = local.near?;
+        if near.prefix != way.gva.get() >> 21 || near.root != way.root || largest != Level::L1 {
+            return None;
+        }
+        let parent = self.page(near.parent);
+        let record = way.walk.record(Level::L2)?;
+        let role = parent.role();
+        if parent.gfn() != record.table()
+            || role.rights() != record.inherited
+            || role.is_direct()
+            || role.level() != Level::L2
+        {
+            return None;
+        }
+        let (gfn, role) = demand(way.walk, role, Level::L2)?;
+        let child = self.linked(near.parent, Level::L2.index(way.gva.get()))?;
+        let page = self.page(child);
+        if !page.is_for(gfn, role) || !parent.is_alive() {
+            return None;
+        }
+        note_use(page);
+        Some(child)
     }
 
     /// Answers a walk that came to no end.
@@ -252,14 +311,15 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
     /// Goes down from the root, making the pages on the way, and installs the leaf.
     fn map(
         &self,
-        local: &VcpuLocal,
+        local: &mut VcpuLocal,
         way: &mut Way<'_>,
         mut leaf: Leaf,
-        largest: Level,
+        (start, largest): (PageId, Level),
         debt: &mut Debt<'_, 'm, H, O>,
     ) -> Result<FaultOutcome, Again> {
         let exact = (leaf.gfn, leaf.pfn);
-        let (mut id, mut target) = (way.root, largest);
+        let (mut id, mut target) = (start, largest);
+        let mut parent = None;
         loop {
             let role = self.page(id).role();
             let level = role.level();
@@ -271,6 +331,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
             }
             if level > target {
                 let (gfn, role) = want.ok_or(Again::Raced)?;
+                parent = Some(id);
                 id = self.step(way, id, index, gfn, role, debt)?;
                 continue;
             }
@@ -278,6 +339,15 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
             leaf.pfn = exact.1.align_down(level);
             match self.place(way, id, level, index, &leaf) {
                 Ok((installed, window)) => {
+                    if installed == Installed::Present {
+                        local.near = None;
+                    } else if let Some(parent) = parent.filter(|_| level == Level::L1) {
+                        local.near = Some(Near {
+                            prefix: way.gva.get() >> 21,
+                            root: way.root,
+                            parent,
+                        });
+                    }
                     self.count_fixed(installed, leaf.gfn);
                     if window != 0 {
                         self.prefetch(local, id, index, window);

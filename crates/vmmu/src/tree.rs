@@ -16,7 +16,7 @@ use crate::mmu::Call;
 use crate::page::{Flags, PageId, Record};
 use crate::pool::Exhausted;
 use crate::role::Role;
-use crate::shadow::{Again, Way};
+use crate::shadow::{Again, Way, note_use};
 use crate::spte::Spte;
 use crate::stats::{Event, Observer};
 use crate::sync::Ordering;
@@ -53,12 +53,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
             _ => self.grow(way, id, index, gfn, role, debt)?,
         };
         let page = self.page(child);
-        if page.used.load(Ordering::Relaxed) == 0 {
-            page.used.store(1, Ordering::Relaxed);
-        }
-        if page.writes.load(Ordering::Relaxed) != 0 {
-            page.writes.store(0, Ordering::Relaxed);
-        }
+        note_use(page);
         if way.depth < way.pinned.len() {
             way.pinned[way.depth] = child;
             way.depth += 1;

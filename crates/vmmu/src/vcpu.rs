@@ -25,7 +25,7 @@ use crate::outcome::{Entry, FaultOutcome, Unprotected};
 use crate::page::PageId;
 use crate::paging::{CpuModel, Cr3, Efer, GuestFormat, PagingState};
 use crate::role::Role;
-use crate::shadow::Again;
+use crate::shadow::{Again, Near};
 use crate::slots::{AddressSpace, SlotHint};
 use crate::stats::{Counters, Event, Observer};
 use crate::sync::{AtomicU32, AtomicU64, Claim, Claimed, Locks, Ordering, fence};
@@ -72,6 +72,8 @@ pub(crate) struct VcpuLocal {
     next_previous: usize,
     /// The own TLB has to be flushed at the next entry.
     flush: bool,
+    /// Where the last fault was installed.
+    pub(crate) near: Option<Near>,
     /// The last instruction that was retried after unprotecting.
     retried: Option<(u64, Gva)>,
 }
@@ -87,6 +89,7 @@ impl VcpuShared {
             previous: [None; PREVIOUS],
             next_previous: 0,
             flush: true,
+            near: None,
             retried: None,
         };
         Self {
