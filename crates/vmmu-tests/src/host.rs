@@ -41,6 +41,8 @@ pub struct Hooks {
     pub kick: Option<Hook<VcpuId>>,
     /// Before a table is allocated.
     pub allocate: Option<Hook<()>>,
+    /// After an entry of a guest table was loaded, with its guest-physical address; under locks: it must not call the library.
+    pub gpte: Option<Hook<u64>>,
 }
 
 impl core::fmt::Debug for Hooks {
@@ -348,10 +350,15 @@ impl GuestMemory for Host {
         width: GpteWidth,
     ) -> Result<u64, GuestMemoryError> {
         let at = self.0.gpte(frame, offset)?;
-        Ok(match width {
+        let entry = match width {
             GpteWidth::Bytes4 => u64::from(self.0.memory.load32(at)),
             GpteWidth::Bytes8 => self.0.memory.load(at),
-        })
+        };
+        let hook = self.0.frames().hooks.gpte.clone();
+        if let Some(hook) = hook {
+            hook(gpa_of(frame.gfn) + u64::from(offset));
+        }
+        Ok(entry)
     }
 
     fn compare_exchange_gpte(

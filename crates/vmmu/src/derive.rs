@@ -135,14 +135,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         let verdict = gpte.map_or(Verdict::Remove, |gpte| {
             self.judge(page, slot, spte, gpte, decoder)
         });
-        let gpte = if mutant!(ReadTwice) {
-            self.read_gpte(page.role(), Self::gpte_at(page, slot), GpteWidth::Bytes8)
-        } else {
-            gpte
-        };
-        if let (Some(copy), Ok(gpte)) = (state.copy.as_deref_mut(), gpte)
-            && !mutant!(CopyNotRefreshed)
-        {
+        if let (Some(copy), Ok(gpte)) = (state.copy.as_deref_mut(), gpte) {
             copy[slot.get() % 512] = gpte.raw();
         }
         match verdict {
@@ -179,6 +172,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
             return;
         }
         match self.judge(page, slot, spte, gpte, self.mmu.decoder(page.role())) {
+            Verdict::Keep if mutant!(CopyNotRefreshed) => {}
             Verdict::Keep => copy[slot.get() % 512] = gpte.raw(),
             _ => state.doubtful = true,
         }

@@ -274,7 +274,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         let old = self.load(page, index);
         if old.is_present() {
             let grows = old.same_target(leaf) && old.raw() & !leaf.raw() & self.format().write == 0;
-            if !grows && !mutant!(NestedOverwrite) {
+            if !grows {
                 self.direct_remove(page, index, &mut debt);
                 drop(state);
                 debt.pay();

@@ -255,7 +255,8 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         if !below.is_for(gfn, role) && !mutant!(LinkDead) {
             return Err(Refused::Stale);
         }
-        if !below.flags().contains(Flags::CLEAN) && !mutant!(LinkUnclean) {
+        let overlooked = mutant!(LinkUnclean) || (mutant!(LinkDead) && !below.is_alive());
+        if !below.flags().contains(Flags::CLEAN) && !overlooked {
             return Err(Refused::Unclean);
         }
         stripe.add_parent(below, SpteRef::new(id, slot))?;

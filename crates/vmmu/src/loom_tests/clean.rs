@@ -1,7 +1,8 @@
 //! Pages that become clean against those that become unsync.
 
 use super::world::{
-    D, E, LoomMmu, SLOT, TABLE, UPPER, bare_call, explore, frame_of, gpte, role, walk_to, way, world,
+    D, E, LoomMmu, SLOT, TABLE, UPPER, bare_call, explore, frame_of, gpte, role, walk_to, way,
+    world,
 };
 use crate::addr::{Gfn, Index, Level};
 use crate::clean::Cleaned;

@@ -22,7 +22,8 @@ fn a_root_in_use_is_not_freed() {
             let vcpu = mmu.vcpu(VcpuId(0)).unwrap();
             vcpu.set_paging(&paging(), AddressSpace::Normal).unwrap();
             let call = bare_call(&mmu);
-            call.usable_root(&vcpu.shared.local.claim().unwrap()).unwrap()
+            call.usable_root(&vcpu.shared.local.claim().unwrap())
+                .unwrap()
         };
         loom::explore();
         let guest = {
@@ -108,7 +109,9 @@ fn a_reader_keeps_what_it_found() {
             thread::spawn(move || {
                 let call = mmu.call();
                 if let Some(found) = call.linked(parent, SLOT)
-                    && call.page(found).is_for(TABLE, role(Level::L1, Rights::all()))
+                    && call
+                        .page(found)
+                        .is_for(TABLE, role(Level::L1, Rights::all()))
                 {
                     mmu.spte(found, SLOT);
                 }

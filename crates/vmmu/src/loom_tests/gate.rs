@@ -42,9 +42,6 @@ fn a_write_and_a_new_page_do_not_miss_each_other() {
         let page = creator.join().unwrap();
         writer.join().unwrap();
         loom::stop_exploring();
-        assert_ne!(
-            frame_of(mmu.spte(page, SLOT)),
-            Some(mmu.host.backing(D, 0))
-        );
+        assert_ne!(frame_of(mmu.spte(page, SLOT)), Some(mmu.host.backing(D, 0)));
     });
 }

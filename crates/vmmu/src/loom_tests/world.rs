@@ -8,7 +8,7 @@ use crate::edge::{Installed, Leaf, Purpose};
 use crate::host::MemoryToken;
 use crate::mmu::{Call, Mmu};
 use crate::page::{Flags, PageId, SpteRef};
-use crate::paging::{Cr0, Cr3, Cr4, CpuFeatures, CpuModel, Efer, PagingState, PhysBits};
+use crate::paging::{CpuFeatures, CpuModel, Cr0, Cr3, Cr4, Efer, PagingState, PhysBits};
 use crate::role::Role;
 use crate::shadow::Way;
 use crate::slots::{AddressSpace, SlotConfig, SlotFlags};
@@ -58,7 +58,10 @@ pub(super) fn explore(name: &str, model: impl Fn() + Send + Sync + 'static) {
         model();
     });
     let n = executions.load(Ordering::Relaxed);
-    println!("{name}: {n} executions in {:.1} s", start.elapsed().as_secs_f32());
+    println!(
+        "{name}: {n} executions in {:.1} s",
+        start.elapsed().as_secs_f32()
+    );
 }
 
 fn cpu_model() -> CpuModel {
@@ -109,7 +112,10 @@ impl GpteMemory for Before {
 
 /// Returns the walk of an access whose address [`TABLE`] maps to `gfn`.
 pub(super) fn walk_to(gfn: Gfn) -> Walk {
-    let access = Access::new(AccessKind::Read, Privilege::new(3, crate::paging::Rflags::empty()));
+    let access = Access::new(
+        AccessKind::Read,
+        Privilege::new(3, crate::paging::Rflags::empty()),
+    );
     Walker::new(paging())
         .walk(&Before(gfn), Gva::new(0), access)
         .unwrap()

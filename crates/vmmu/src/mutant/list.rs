@@ -15,7 +15,7 @@ mutants! {
     R2 LinkWithoutRecheck Machine "r2" "a page is linked without reading the guest's entry again";
     R2 PrefetchWithoutRecheck Machine "r2" "a neighbour is prefetched without reading its entry again";
     R2 PrefetchBeyondSlot Machine "r2" "a neighbour is prefetched through the slot at hand, wherever its frame lies";
-    R2 ReadTwice Machine "r2" "one read of a guest entry decides, another one is remembered";
+    R2 WalkReadsTwice Machine "r2" "a walk remembers one read of an entry and obeys another";
     R2 CopyNotRefreshed Machine "r2" "the copy of a dense table is not brought up to date";
     R2 DeviceKeepsMapping Machine "r2" "an access to a device leaves what the slot mapped before";
     // R3: a present entry is never overwritten.
@@ -23,7 +23,6 @@ mutants! {
     R3 OverwriteLink Machine "r3" "a link is stored over one to another page";
     R3 InstallBeforeFlush Machine "r3" "a leaf is installed where another's flush is still owed";
     R3 LinkBeforeFlush Machine "r3" "a link is installed where another's flush is still owed";
-    R3 NestedOverwrite Machine "r3" "a nested leaf loses rights in place, without a flush";
     // R4: a child is checked when it is linked, and a role decides a page's content.
     R4 LinkDead Machine "r4" "a page is linked though it died since it was found";
     R4 LinkUnclean Machine "r4" "a page is linked though it is not clean";

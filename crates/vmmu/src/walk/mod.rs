@@ -235,6 +235,11 @@ impl Walker {
                 Err(error) => return Err(unreachable_entry(error, level, at, walk)),
             };
             walk.gptes[level as usize - 1] = gpte;
+            let gpte = if mutant!(WalkReadsTwice) {
+                self.read::<F, M>(memory, level, at).unwrap_or(gpte)
+            } else {
+                gpte
+            };
             if F::FORMAT.has_rights(level) {
                 through = through.pass(gpte);
             }
