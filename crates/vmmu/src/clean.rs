@@ -209,14 +209,15 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         // Acquire, and before the list is read: pairs with the AcqRel in `make_unsync`.
         let epoch = self.mmu.epoch.load(Ordering::Acquire);
         let page = self.page(root);
-        if page.clean_at.load(Ordering::Relaxed) != epoch {
+        // Acquire: pairs with the Release below; who skips the work relies on what was removed by who did it.
+        if page.clean_at.load(Ordering::Acquire) != epoch {
             self.clean_listed(root, debt);
             let epoch = if mutant!(EpochReadLate) {
                 self.mmu.epoch.load(Ordering::Acquire)
             } else {
                 epoch
             };
-            page.clean_at.store(epoch, Ordering::Relaxed);
+            page.clean_at.store(epoch, Ordering::Release);
             self.count(Event::RootSynced);
         }
         if !page.flags().contains(Flags::CLEAN) {

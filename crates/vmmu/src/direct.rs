@@ -139,6 +139,9 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
                 }
                 Err(_) => return Err(Error::HostMemory { gfn }.into()),
             };
+            if writes && !host.writable {
+                return Ok(self.direct_device(gpa, EmulateReason::ReadOnlyMemory));
+            }
             match self.direct_map(space, gfn, &slot, host, writes, snapshot) {
                 Err(Again::Raced) => {}
                 Err(Again::Flush) => self.flush_all(),

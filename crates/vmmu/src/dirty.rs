@@ -10,6 +10,7 @@
 use crate::Error;
 use crate::addr::Gfn;
 use crate::debt::Debt;
+use crate::frames::Region;
 use crate::host::Host;
 use crate::mmu::{Call, Mmu};
 use crate::slots::{AddressSpace, SlotFlags, SlotId};
@@ -122,6 +123,13 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
 
     /// Marks once more what a TLB may have written until the flush.
     pub(crate) fn redirty(&self, from: Gfn, to: Gfn) {
+        if (to.get() - from.get()) >> 9 > self.mmu.frames.stripes() as u64 {
+            // Frames far apart, with much that no slot has between them: all records are fewer.
+            self.mmu.frames.for_each_stripe(&self.locks, |stripe| {
+                stripe.regions_mut().for_each(Region::redirty);
+            });
+            return;
+        }
         for region in from.get() >> 9..=to.get() >> 9 {
             let first = Gfn::new(region << 9);
             if let Some((region, _)) = self.mmu.frames.lock(&self.locks, first).region(first) {

@@ -378,6 +378,11 @@ impl Stripe {
         }
     }
 
+    /// Returns every region.
+    pub(crate) fn regions_mut(&mut self) -> impl Iterator<Item = &mut Region> {
+        self.regions.iter_mut()
+    }
+
     /// Returns every region, for the auditor.
     pub(crate) fn regions(&self) -> impl Iterator<Item = &Region> {
         self.regions.iter()
@@ -504,6 +509,11 @@ impl Frames {
             region.tracked = [0; 8];
             region.live = 0;
         }
+    }
+
+    /// Returns how many stripes there are.
+    pub(crate) fn stripes(&self) -> usize {
+        self.stripes.len()
     }
 
     /// Visits every stripe, one lock at a time.

@@ -150,7 +150,7 @@ pub struct HostFrame {
     pub pfn: Pfn,
     /// The largest block around it that is contiguous, aligned alike in the slot and in host memory, and may be mapped as one.
     pub largest: Level,
-    /// Whether the host allows writing (copy-on-write on the host's side says no).
+    /// Whether the host allows writing (copy-on-write on the host's side says no). After [`Need::Write`], no makes the access one to read-only memory.
     pub writable: bool,
 }
 

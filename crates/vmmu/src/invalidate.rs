@@ -160,7 +160,7 @@ impl<H: Host, O: Observer> Mmu<H, O> {
         invalidation
     }
 
-    /// Removes a memory slot, while guests run. No mapping of it is left when this returns.
+    /// Removes a memory slot, while guests run. No mapping of it is left when this returns, and nothing that was derived from guest tables in it.
     ///
     /// # Errors
     /// [`Error::NoSuchSlot`].
@@ -188,8 +188,9 @@ impl<H: Host, O: Observer> Mmu<H, O> {
             base: slot.base,
             frames: slot.frames,
         };
-        self.slots.update(&call.locks, id, flags)?;
+        self.slots.update(&call.locks, &slot, flags)?;
         if flags.is_none() && !call.is_direct_engine() {
+            // The guest's tables went with the slot: another one at the same place has other ones, and nobody reports that.
             let mut debt = Debt::new(&call);
             call.zap_tables_in(space, slot.base, slot.frames, &mut debt);
             debt.pay();
@@ -273,5 +274,72 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
             }
         }
         false
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod a_removed_slot_takes_its_tables_along {
+    use super::*;
+    use crate::SlotConfig;
+    use crate::audit::Strictness;
+    use crate::host::MemoryToken;
+    use crate::testhost::{AD, Guest, PWU, World};
+    use crate::walk::Access;
+    use crate::{Engine, FaultOutcome};
+
+    #[test]
+    fn so_that_another_one_at_the_same_place_is_read_anew() {
+        let world = World::new(Engine::Shadow, |_| {});
+        let host = world.mmu.host();
+        let mut guest = Guest::new(World::ROOT);
+        for (gva, gfn) in [(0, 600), (1 << 21, 601)] {
+            guest.map(host, gva, (Gfn::new(gfn), Level::L1), PWU | AD);
+        }
+        world.set_root();
+        for gva in [0, 1 << 21] {
+            assert_eq!(world.touch(gva, Access::READ), FaultOutcome::Resume);
+        }
+        world.mmu.remove_slot(world.ram).unwrap();
+        assert_eq!(world.mmu.audit(Strictness::Exact).unwrap().pages, 0);
+        // The same frames with other memory behind them: its tables map the second page only.
+        for (from, to) in [(100, 1124), (101, 1125), (102, 1126), (104, 1128)] {
+            for i in 0..512 {
+                let word = host.word(Gfn::new(from), i).load(Ordering::SeqCst);
+                host.word(Gfn::new(to), i).store(word, Ordering::SeqCst);
+            }
+        }
+        host.word(Gfn::new(1126), 0).store(0, Ordering::SeqCst);
+        let other = SlotConfig {
+            space: AddressSpace::Normal,
+            base: Gfn::new(0),
+            frames: 1024,
+            token: MemoryToken(1024),
+            flags: SlotFlags::empty(),
+        };
+        world.mmu.add_slot(&other).unwrap();
+        world.reload();
+        let first = world.touch(0, Access::READ);
+        assert!(matches!(first, FaultOutcome::InjectPageFault { .. }));
+        assert_eq!(world.touch(1 << 21, Access::READ), FaultOutcome::Resume);
+        world.mmu.audit(Strictness::Exact).unwrap();
+    }
+
+    #[test]
+    fn and_one_that_is_no_longer_the_same_is_left_alone() {
+        let world = World::new(Engine::Shadow, |_| {});
+        let (seen, _) = world.mmu.slots.get(world.ram).unwrap();
+        world.mmu.remove_slot(world.ram).unwrap();
+        let other = SlotConfig {
+            space: AddressSpace::Normal,
+            base: Gfn::new(512),
+            frames: 512,
+            token: MemoryToken(512),
+            flags: SlotFlags::empty(),
+        };
+        let id = world.mmu.add_slot(&other).unwrap();
+        assert_eq!(id, world.ram);
+        let call = world.mmu.call();
+        let late = world.mmu.slots.update(&call.locks, &seen, None);
+        assert_eq!(late, Err(Error::NoSuchSlot(id)));
     }
 }

@@ -171,6 +171,13 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         } else {
             snapshot
         };
+        if access.is_write() && !host.writable {
+            self.count_at(Event::FaultEmulated, gfn);
+            return Ok(FaultOutcome::EmulateMmio {
+                gpa: walk.gpa(),
+                reason: EmulateReason::ReadOnlyMemory,
+            });
+        }
         let Some((rights, bits)) = self.rights_of(local, &walk, access, &slot, host.writable)
         else {
             self.count_at(Event::FaultEmulated, gfn);
@@ -462,4 +469,35 @@ fn demand(walk: &Walk, role: Role, level: Level) -> Option<(Gfn, Role)> {
         walk.rights() - Rights::WRITE
     };
     Some((walk.gfn().align_down(level), role.child(below, dirty, true)))
+}
+
+#[cfg(all(test, not(loom)))]
+mod a_write_that_the_host_refuses {
+    use crate::addr::{Gfn, Gpa, Level, Pfn};
+    use crate::outcome::EmulateReason;
+    use crate::testhost::{AD, Guest, PWU, RAM, World};
+    use crate::walk::{Access, AccessKind};
+    use crate::{Engine, FaultOutcome};
+
+    #[test]
+    fn is_answered_instead_of_repeated_for_ever() {
+        let gpa = Gpa::new(600 << 12);
+        let refused = FaultOutcome::EmulateMmio {
+            gpa,
+            reason: EmulateReason::ReadOnlyMemory,
+        };
+        let world = World::new(Engine::Shadow, |_| {});
+        let read_only = Some((Pfn::new(RAM + 600), false));
+        world.mmu.host().back(Gfn::new(600), read_only);
+        let page = (Gfn::new(600), Level::L1);
+        Guest::new(World::ROOT).map(world.mmu.host(), 0, page, PWU | AD);
+        world.set_root();
+        assert_eq!(world.touch(0, Access::WRITE), refused);
+        assert_eq!(world.touch(0, Access::READ), FaultOutcome::Resume);
+
+        let world = World::new(Engine::Npt, |_| {});
+        world.mmu.host().back(Gfn::new(600), read_only);
+        let written = world.vcpu(0).handle_nested_fault(gpa, AccessKind::Write);
+        assert_eq!(written, Ok(refused));
+    }
 }

@@ -312,15 +312,19 @@ impl SlotTable {
         Ok(SlotId(free as u16))
     }
 
-    /// Changes a slot's flags, or removes it (`None`).
+    /// Changes a slot's flags, or removes it (`None`), if it is still the one that was `seen`.
     pub(crate) fn update(
         &self,
         locks: &Locks,
-        id: SlotId,
+        seen: &SlotView,
         flags: Option<SlotFlags>,
     ) -> Result<(), Error> {
+        let id = seen.id;
         let _edit = self.edit.lock(locks);
-        let (slot, space) = self.get(id).ok_or(Error::NoSuchSlot(id))?;
+        let (slot, space) = self
+            .get(id)
+            .filter(|(slot, _)| slot.base == seen.base && slot.frames == seen.frames)
+            .ok_or(Error::NoSuchSlot(id))?;
         let config = SlotConfig {
             space,
             base: slot.base,

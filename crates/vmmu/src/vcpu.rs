@@ -22,7 +22,7 @@ use crate::error::Error;
 use crate::host::{Host, VcpuId};
 use crate::mmu::{Call, Mmu};
 use crate::outcome::{Entry, FaultOutcome, Unprotected};
-use crate::page::PageId;
+use crate::page::{Flags, PageId};
 use crate::paging::{CpuModel, Cr3, Efer, GuestFormat, PagingState};
 use crate::role::Role;
 use crate::shadow::{Again, Near};
@@ -68,6 +68,8 @@ pub(crate) struct VcpuLocal {
     /// The role of the root that the state asks for.
     root_role: Role,
     root: Option<Root>,
+    /// The root is the one that the state asks for, as clean as the last flush promised: loading it did not fail half way.
+    loaded: bool,
     previous: [Option<Root>; PREVIOUS],
     next_previous: usize,
     /// The own TLB has to be flushed at the next entry.
@@ -86,6 +88,7 @@ impl VcpuShared {
             space: AddressSpace::Normal,
             root_role: root_role(&state, AddressSpace::Normal),
             root: None,
+            loaded: false,
             previous: [None; PREVIOUS],
             next_previous: 0,
             flush: true,
@@ -221,8 +224,9 @@ impl<'m, H: Host, O: Observer> Vcpu<'m, H, O> {
     /// Roots and translations made for another mode are not used again before they are checked.
     ///
     /// # Errors
-    /// [`Error::UnsupportedFormat`] if the engine has no tables for the format yet: the vCPU is as before. [`Error::OutOfTables`] and
-    /// others as for a fault.
+    /// [`Error::UnsupportedFormat`] if the engine has no tables for the format yet: the vCPU is as before. [`Error::TableMissing`] if CR3 names
+    /// what no slot has. [`Error::OutOfTables`] and others as for a fault. The state is set even so, and the root is loaded by the next call that
+    /// needs it.
     pub fn set_paging(&self, state: &PagingState, space: AddressSpace) -> Result<(), Error> {
         let mut local = self.claim()?;
         let format = state.format();
@@ -433,7 +437,10 @@ impl<H: Host, O: Observer> Mmu<H, O> {
         if self.config.engine != crate::Engine::Shadow {
             return self.direct.get(local.space);
         }
-        local.root.filter(|r| self.is_current(r)).map(|r| r.id)
+        local
+            .root
+            .filter(|r| local.loaded && self.is_current(r))
+            .map(|r| r.id)
     }
 }
 
@@ -476,9 +483,12 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         }
     }
 
-    /// Returns the vCPU's root if it is alive.
+    /// Returns the vCPU's root if it is loaded and alive.
     pub(crate) fn usable_root(&self, local: &VcpuLocal) -> Option<PageId> {
-        local.root.filter(|r| self.mmu.is_current(r)).map(|r| r.id)
+        local
+            .root
+            .filter(|r| local.loaded && self.mmu.is_current(r))
+            .map(|r| r.id)
     }
 
     /// Returns the root, choosing one anew if it died.
@@ -520,21 +530,27 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
     /// Loads the root that the state asks for, as clean as the guest may expect after a flush.
     pub(crate) fn load_root(&self, local: &mut VcpuLocal) -> Result<(), Again> {
         let (gfn, role) = Self::wanted_root(local);
+        // Until this has succeeded the old root is not entered again, whatever error ends it.
+        local.loaded = false;
+        if !role.is_direct() && self.slot(local.space, gfn).is_none() {
+            // No record is made for a frame that the guest invents: records are never given back.
+            let gpa = gfn.address();
+            return Err(Error::TableMissing { gpa }.into());
+        }
         let mut debt = Debt::new(self);
         let found = self.choose_root(local, gfn, role, &mut debt);
         debt.pay();
         let root = found?;
-        if role.is_direct() {
-            return Ok(());
+        if !role.is_direct() {
+            let mut debt = Debt::new(self);
+            self.clean_root(root.id, &mut debt);
+            debt.pay();
+            if !self.page(root.id).flags().contains(Flags::CLEAN) {
+                return Err(Again::Raced);
+            }
         }
-        let mut debt = Debt::new(self);
-        self.clean_root(root.id, &mut debt);
-        debt.pay();
-        let clean = self
-            .page(root.id)
-            .flags()
-            .contains(crate::page::Flags::CLEAN);
-        if clean { Ok(()) } else { Err(Again::Raced) }
+        local.loaded = true;
+        Ok(())
     }
 
     fn choose_root(
@@ -581,5 +597,44 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
             local.next_previous = (local.next_previous + 1) % PREVIOUS;
         }
         Ok(root)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod a_root_that_cannot_be_loaded_is_not_entered {
+    use crate::addr::Gfn;
+    use crate::paging::Cr3;
+    use crate::sync::Ordering;
+    use crate::testhost::World;
+    use crate::{Engine, Error};
+
+    #[test]
+    fn and_the_old_one_is_not_entered_in_its_place() {
+        let world = World::new(Engine::Shadow, |_| {});
+        world.set_root();
+        let old = world.vcpu(0).enter().unwrap().root;
+        world.vcpu(0).exited();
+        world.mmu.host().credit.store(0, Ordering::SeqCst);
+        let other = Cr3::new(Gfn::new(300).address().get());
+        assert_eq!(world.vcpu(0).load_cr3(other), Err(Error::OutOfTables));
+        assert_eq!(world.vcpu(0).enter(), Err(Error::OutOfTables));
+        world.mmu.host().credit.store(1, Ordering::SeqCst);
+        assert_ne!(world.vcpu(0).enter().unwrap().root, old);
+    }
+
+    #[test]
+    fn and_costs_no_memory_where_no_slot_is() {
+        let world = World::new(Engine::Shadow, |_| {});
+        world.set_root();
+        let before = world.mmu.stats();
+        for i in 1..100 {
+            let gpa = Gfn::new(i << 20).address();
+            let missing = Err(Error::TableMissing { gpa });
+            assert_eq!(world.vcpu(0).load_cr3(Cr3::new(gpa.get())), missing);
+        }
+        assert_eq!(world.mmu.stats().frame_bytes, before.frame_bytes);
+        assert!(world.vcpu(0).enter().is_err());
+        world.reload();
+        assert!(world.vcpu(0).enter().is_ok());
     }
 }
