@@ -48,7 +48,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
     fn report_frame(&self, gpa: Gpa, len: u64) {
         let gfn = Gfn::containing(gpa);
         let mut debt = Debt::new(self);
-        let aligned = (len == 8 || len == 4) && gpa.get() % len == 0;
+        let aligned = (len == 8 || len == 4) && gpa.get().is_multiple_of(len);
         let mut after = None;
         loop {
             let pages = self.pages_after(gfn, after);
