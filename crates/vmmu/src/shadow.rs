@@ -223,11 +223,8 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         let parent = self.page(near.parent);
         let record = way.walk.record(Level::L2)?;
         let role = parent.role();
-        if parent.gfn() != record.table()
-            || role.rights() != record.inherited
-            || role.is_direct()
-            || role.level() != Level::L2
-        {
+        // The number may have gone to another page since, of another mode too.
+        if parent.gfn() != record.table() || role != local.role_at(Level::L2, record.inherited) {
             return None;
         }
         let (gfn, role) = demand(way.walk, role, Level::L2)?;
@@ -469,6 +466,48 @@ fn demand(walk: &Walk, role: Role, level: Level) -> Option<(Gfn, Role)> {
         walk.rights() - Rights::WRITE
     };
     Some((walk.gfn().align_down(level), role.child(below, dirty, true)))
+}
+
+#[cfg(all(test, not(loom)))]
+mod a_shortcut {
+    use crate::AddressSpace;
+    use crate::addr::{Gfn, Gva, Level};
+    use crate::audit::Strictness;
+    use crate::paging::Cr0;
+    use crate::testhost::{AD, Guest, PWU, World, long_mode};
+    use crate::walk::Access;
+    use crate::{Engine, FaultOutcome};
+
+    #[test]
+    fn does_not_lead_into_pages_of_another_mode() {
+        let world = World::new(Engine::Shadow, |_| {});
+        let mut guest = Guest::new(World::ROOT);
+        for i in 0..2 {
+            let page = (Gfn::new(600 + i), Level::L1);
+            guest.map(world.mmu.host(), i << 12, page, (PWU & !2) | AD);
+        }
+        let mut other = long_mode(World::ROOT);
+        other.cr0 -= Cr0::WP;
+        let vcpu = world.vcpu(1);
+        vcpu.set_paging(&other, AddressSpace::Normal).unwrap();
+        let touch = |gva| vcpu.handle_fault(Gva::new(gva), Access::WRITE);
+        assert_eq!(touch(0), Ok(FaultOutcome::Resume));
+        world.set_root();
+        assert_eq!(world.touch(0, Access::READ), FaultOutcome::Resume);
+        let (page, _) = world.slot(0, Level::L2);
+        // As if the number of the page on vCPU 1's way had gone to that one.
+        vcpu.shared
+            .local
+            .claim()
+            .unwrap()
+            .near
+            .as_mut()
+            .unwrap()
+            .parent = page;
+        assert_eq!(touch(4096), Ok(FaultOutcome::Resume));
+        world.mmu.audit(Strictness::Exact).unwrap();
+        assert!(!world.spte(world.slot(4096, Level::L1)).is_present());
+    }
 }
 
 #[cfg(all(test, not(loom)))]

@@ -114,6 +114,12 @@ impl VcpuShared {
 }
 
 impl VcpuLocal {
+    /// Returns the role of a page of `level` on a way below the root, for a guest table with `inherited` rights.
+    #[inline]
+    pub(crate) fn role_at(&self, level: Level, inherited: Rights) -> Role {
+        self.root_role.child(level, inherited, false)
+    }
+
     /// Returns the root that this vCPU references, dead or alive.
     pub(crate) fn referenced(&self) -> Option<PageId> {
         self.root.map(|root| root.id)
