@@ -157,7 +157,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         FaultOutcome::EmulateMmio { gpa, reason }
     }
 
-    fn direct_map(
+    pub(crate) fn direct_map(
         &self,
         space: AddressSpace,
         gfn: Gfn,

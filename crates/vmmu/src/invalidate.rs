@@ -23,7 +23,7 @@ use crate::stats::{Event, Observer};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// How many shards.
-const SHARDS: usize = if cfg!(loom) { 1 } else { 64 };
+const SHARDS: usize = if cfg!(loom) { 2 } else { 64 };
 /// Entries removed under one lock.
 const STEP: usize = 64;
 

@@ -27,7 +27,7 @@ use crate::vcpu::VcpuLocal;
 use crate::walk::{Access, Gpte, GpteWidth, Rights, Walk, WalkFailure};
 
 /// How often a fault is tried before the guest is asked to try again itself.
-const ATTEMPTS: u32 = 16;
+const ATTEMPTS: u32 = if cfg!(loom) { 2 } else { 16 };
 
 /// Why an attempt did not come to an end.
 #[derive(Debug)]

@@ -1,8 +1,8 @@
 //! Pages that become clean against those that become unsync.
 
 use super::world::{
-    D, E, LoomMmu, SLOT, TABLE, UPPER, bare_call, explore, frame_of, gpte, role, walk_to, way,
-    world,
+    ALL, D, E, LoomMmu, READ, SLOT, TABLE, UPPER, bare_call, explore, frame_of, gpte, role,
+    walk_to, way, world,
 };
 use crate::addr::{Gfn, Index, Level};
 use crate::clean::Cleaned;
@@ -12,7 +12,7 @@ use crate::page::{Flags, PageId};
 use crate::slots::SlotFlags;
 use crate::spte::Spte;
 use crate::sync::Ordering;
-use crate::walk::{AccessKind, Rights};
+use crate::walk::AccessKind;
 use loom::thread;
 use std::sync::Arc;
 
@@ -36,7 +36,7 @@ fn agrees(mmu: &LoomMmu, page: PageId) {
 fn write_fault(mmu: &LoomMmu, other: PageId) {
     let call = bare_call(mmu);
     for _ in 0..2 {
-        let leaf = call.leaf(TABLE, Rights::USER | Rights::WRITE);
+        let leaf = call.leaf(TABLE, ALL);
         let installed = {
             let _state = call.page(other).lock.lock(&call.locks);
             call.install_leaf(other, SLOT1, &leaf, Purpose::Write)
@@ -62,12 +62,12 @@ fn unsync_against_root_load(name: &str, already_unsync: bool) {
         mmu.poke(TABLE, SLOT, gpte(D));
         mmu.poke(UPPER, SLOT, gpte(TABLE));
         mmu.poke(OTHER, SLOT1, gpte(TABLE));
-        let root = mmu.make_clean_page(UPPER, role(Level::L2, Rights::all()));
-        let page = mmu.make_clean_page(TABLE, role(Level::L1, Rights::all()));
-        let other = mmu.make_clean_page(OTHER, role(Level::L1, Rights::all()));
+        let root = mmu.make_clean_page(UPPER, role(Level::L2, ALL));
+        let page = mmu.make_clean_page(TABLE, role(Level::L1, ALL));
+        let other = mmu.make_clean_page(OTHER, role(Level::L1, ALL));
         mmu.link(root, page);
-        mmu.map(page, SLOT, D, Rights::USER, 0);
-        mmu.map(other, SLOT1, TABLE, Rights::USER, 0);
+        mmu.map(page, SLOT, D, READ, 0);
+        mmu.map(other, SLOT1, TABLE, READ, 0);
         if already_unsync {
             assert!(bare_call(&mmu).make_unsync(TABLE));
         }
@@ -120,19 +120,19 @@ fn two_cleaners(name: &str, same: bool) {
         let mmu = world(SlotFlags::empty());
         mmu.poke(TABLE, SLOT, gpte(D));
         mmu.poke(OTHER, SLOT1, gpte(TABLE));
-        let one = mmu.make_clean_page(TABLE, role(Level::L1, Rights::all()));
+        let one = mmu.make_clean_page(TABLE, role(Level::L1, ALL));
         let two = if same {
             one
         } else {
-            mmu.make_clean_page(TABLE, role(Level::L1, Rights::USER))
+            mmu.make_clean_page(TABLE, role(Level::L1, READ))
         };
-        let other = mmu.make_clean_page(OTHER, role(Level::L1, Rights::all()));
-        mmu.map(one, SLOT, D, Rights::USER, 0);
+        let other = mmu.make_clean_page(OTHER, role(Level::L1, ALL));
+        mmu.map(one, SLOT, D, READ, 0);
         if !same {
-            mmu.map(two, SLOT, D, Rights::USER | Rights::EXECUTE, 0);
+            mmu.map(two, SLOT, D, READ, 0);
         }
         assert!(bare_call(&mmu).make_unsync(TABLE));
-        mmu.map(other, SLOT1, TABLE, Rights::USER | Rights::WRITE, 0);
+        mmu.map(other, SLOT1, TABLE, ALL, 0);
         mmu.run_guest(mmu.spte(other, SLOT1));
         loom::explore();
         let cleaners = [one, two].map(|page| {
@@ -182,10 +182,10 @@ fn a_first_entry_agrees_with_a_page_that_becomes_clean() {
         let mmu = world(SlotFlags::empty());
         mmu.poke(TABLE, SLOT, gpte(D));
         mmu.poke(OTHER, SLOT1, gpte(TABLE));
-        let page = mmu.make_clean_page(TABLE, role(Level::L1, Rights::all()));
-        let other = mmu.make_clean_page(OTHER, role(Level::L1, Rights::all()));
+        let page = mmu.make_clean_page(TABLE, role(Level::L1, ALL));
+        let other = mmu.make_clean_page(OTHER, role(Level::L1, ALL));
         assert!(bare_call(&mmu).make_unsync(TABLE));
-        mmu.map(other, SLOT1, TABLE, Rights::USER | Rights::WRITE, 0);
+        mmu.map(other, SLOT1, TABLE, ALL, 0);
         mmu.run_guest(mmu.spte(other, SLOT1));
         loom::explore();
         let cleaner = {
@@ -201,7 +201,7 @@ fn a_first_entry_agrees_with_a_page_that_becomes_clean() {
             let mmu = Arc::clone(&mmu);
             thread::spawn(move || {
                 let call = bare_call(&mmu);
-                let leaf = call.leaf(D, Rights::USER);
+                let leaf = call.leaf(D, READ);
                 let walk = walk_to(D);
                 let way = way(&walk, page, AccessKind::Read);
                 let _ = call.place(&way, page, Level::L1, SLOT, &leaf);

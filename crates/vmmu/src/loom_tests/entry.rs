@@ -1,12 +1,13 @@
 //! Guest entry, grace periods, and the end of tables.
 
-use super::world::{D, SLOT, TABLE, UPPER, bare_call, explore, gpte, paging, role, world};
+use super::world::{
+    ALL, D, READ, SLOT, TABLE, UPPER, bare_call, explore, gpte, paging, role, world,
+};
 use crate::addr::Level;
 use crate::debt::Debt;
 use crate::host::{TableMemory, VcpuId};
 use crate::slots::{AddressSpace, SlotFlags};
 use crate::sync::{AtomicU64, Ordering};
-use crate::walk::Rights;
 use loom::thread;
 use std::sync::Arc;
 
@@ -58,8 +59,8 @@ fn a_root_in_use_is_not_freed() {
 fn a_flush_during_entry_is_not_missed() {
     explore("flush | guest entry", || {
         let mmu = world(SlotFlags::empty());
-        let page = mmu.make_clean_page(TABLE, role(Level::L1, Rights::all()));
-        mmu.map(page, SLOT, D, Rights::USER, 0);
+        let page = mmu.make_clean_page(TABLE, role(Level::L1, ALL));
+        mmu.map(page, SLOT, D, READ, 0);
         let vcpu = mmu.vcpu(VcpuId(0)).unwrap();
         // The first entry flushes anyway.
         assert!(vcpu.enter().unwrap().flush);
@@ -92,6 +93,46 @@ fn a_flush_during_entry_is_not_missed() {
     });
 }
 
+/// T18: a CPU is kicked, leaves, and is back inside before the requester looks again: the requester waits for a change, not for a state.
+///
+/// Red if `flush_all` waits for the mode (it never returns).
+#[test]
+fn a_flush_does_not_wait_for_a_guest_that_is_back() {
+    explore("flush | exit and entry", || {
+        let mmu = world(SlotFlags::empty());
+        let vcpu = mmu.vcpu(VcpuId(0)).unwrap();
+        assert!(vcpu.enter().unwrap().flush);
+        let done = Arc::new(AtomicU64::new(0));
+        loom::explore();
+        let guest = {
+            let (mmu, done) = (Arc::clone(&mmu), Arc::clone(&done));
+            thread::spawn(move || {
+                let vcpu = mmu.vcpu(VcpuId(0)).unwrap();
+                // Runs until it is kicked for the first, then for the second time.
+                for kicks in 1..=2 {
+                    while mmu.host.kicks.load(Ordering::Acquire) < kicks
+                        && done.load(Ordering::Acquire) == 0
+                    {
+                        thread::yield_now();
+                    }
+                    vcpu.exited();
+                    let _ = vcpu.enter().unwrap();
+                }
+                vcpu.exited();
+            })
+        };
+        let host = {
+            let mmu = Arc::clone(&mmu);
+            thread::spawn(move || {
+                bare_call(&mmu).flush_all();
+                done.store(1, Ordering::Release);
+            })
+        };
+        guest.join().unwrap();
+        host.join().unwrap();
+    });
+}
+
 /// Rule R8: a call that found a page before its end reads the page's table, not a freed one.
 ///
 /// Red without: the comparison with the oldest guard in `Grace::pop`; the barrier in `enter_other`; that in `oldest`.
@@ -100,8 +141,8 @@ fn a_reader_keeps_what_it_found() {
     explore("retirement | reader", || {
         let mmu = world(SlotFlags::empty());
         mmu.poke(UPPER, SLOT, gpte(TABLE));
-        let parent = mmu.make_clean_page(UPPER, role(Level::L2, Rights::all()));
-        let child = mmu.make_clean_page(TABLE, role(Level::L1, Rights::all()));
+        let parent = mmu.make_clean_page(UPPER, role(Level::L2, ALL));
+        let child = mmu.make_clean_page(TABLE, role(Level::L1, ALL));
         mmu.link(parent, child);
         loom::explore();
         let reader = {
@@ -109,9 +150,7 @@ fn a_reader_keeps_what_it_found() {
             thread::spawn(move || {
                 let call = mmu.call();
                 if let Some(found) = call.linked(parent, SLOT)
-                    && call
-                        .page(found)
-                        .is_for(TABLE, role(Level::L1, Rights::all()))
+                    && call.page(found).is_for(TABLE, role(Level::L1, ALL))
                 {
                     mmu.spte(found, SLOT);
                 }

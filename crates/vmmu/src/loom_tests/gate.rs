@@ -1,10 +1,12 @@
 //! The gate: the first page against a write that sees no page.
 
-use super::world::{D, E, SLOT, TABLE, explore, frame_of, gpte, role, walk_to, way, world};
+use super::world::{
+    ALL, D, E, READ, SLOT, TABLE, explore, frame_of, gpte, role, walk_to, way, world,
+};
 use crate::addr::{Gpa, Level};
 use crate::debt::Debt;
 use crate::slots::SlotFlags;
-use crate::walk::{AccessKind, Rights};
+use crate::walk::AccessKind;
 use loom::thread;
 use std::sync::Arc;
 
@@ -22,9 +24,9 @@ fn a_write_and_a_new_page_do_not_miss_each_other() {
             thread::spawn(move || {
                 let call = mmu.call();
                 let mut debt = Debt::new(&call);
-                let role = role(Level::L1, Rights::all());
+                let role = role(Level::L1, ALL);
                 let page = call.find_or_create(TABLE, role, &[], &mut debt).unwrap();
-                let leaf = call.leaf(D, Rights::USER);
+                let leaf = call.leaf(D, READ);
                 let walk = walk_to(D);
                 let way = way(&walk, page, AccessKind::Read);
                 let _ = call.place(&way, page, Level::L1, SLOT, &leaf);

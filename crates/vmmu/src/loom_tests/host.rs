@@ -23,8 +23,8 @@ const POISON: u64 = 0xdead_dead_dead_d000;
 const TABLES: u64 = 6;
 /// Host frame of the first table.
 const FIRST_TABLE: u64 = 0x100;
-/// Guest frames with entries: 0 to 2.
-const GUEST_TABLES: u64 = 3;
+/// Guest frames with entries: 0 to 4.
+const GUEST_TABLES: u64 = 5;
 /// Where guest memory lies in host memory.
 pub(super) const OFFSET: u64 = 0x1000;
 
@@ -44,6 +44,8 @@ pub(super) struct LoomHost {
     /// Raised when the host moves its frames: what backs a guest frame then.
     pub(super) moved: AtomicU64,
     pub(super) cpus: [Mutex<Cpu>; 1],
+    /// How often a processor was kicked that nobody plays here.
+    pub(super) kicks: AtomicU64,
     pub(super) mmu: OnceLock<Weak<Mmu<LoomHost>>>,
 }
 
@@ -59,6 +61,7 @@ impl LoomHost {
             gptes: core::array::from_fn(|_| zeros()),
             moved: AtomicU64::new(0),
             cpus: core::array::from_fn(|_| Mutex::new(Cpu::default())),
+            kicks: AtomicU64::new(0),
             mmu: OnceLock::new(),
         }
     }
@@ -190,6 +193,8 @@ impl Processors for LoomHost {
             {
                 vcpu.exited();
             }
+        } else {
+            self.kicks.fetch_add(1, Ordering::AcqRel);
         }
     }
     fn relax(&self, _round: u32) {}

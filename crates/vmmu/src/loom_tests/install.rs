@@ -1,8 +1,8 @@
 //! An installer against those who make its entry wrong: a reported write, the end of its table or of its child, a removal by frame.
 
 use super::world::{
-    D, E, LoomCall, SLOT, TABLE, UPPER, bare_call, explore, frame_of, gpte, role, walk_to, way,
-    world,
+    ALL, D, E, LoomCall, READ, SLOT, TABLE, UPPER, bare_call, explore, frame_of, gpte, role,
+    walk_to, way, world,
 };
 use crate::addr::{Gpa, Level};
 use crate::debt::Debt;
@@ -11,14 +11,14 @@ use crate::page::{PageId, Record, SpteRef};
 use crate::slots::SlotFlags;
 use crate::spte::Spte;
 use crate::sync::Ordering;
-use crate::walk::{AccessKind, Rights};
+use crate::walk::AccessKind;
 use loom::thread;
 use std::sync::Arc;
 use std::vec::Vec;
 
 /// Installs a leaf for what the guest's entry said when it was walked.
 fn install(call: &LoomCall<'_>, page: PageId, gfn: crate::addr::Gfn) -> Result<Installed, Refused> {
-    let leaf = call.leaf(gfn, Rights::USER);
+    let leaf = call.leaf(gfn, READ);
     let walk = walk_to(gfn);
     let way = way(&walk, page, AccessKind::Read);
     call.place(&way, page, Level::L1, SLOT, &leaf)
@@ -33,7 +33,7 @@ fn a_reported_write_leaves_no_stale_entry() {
     explore("install | reported write", || {
         let mmu = world(SlotFlags::empty());
         mmu.poke(TABLE, SLOT, gpte(D));
-        let page = mmu.make_clean_page(TABLE, role(Level::L1, Rights::all()));
+        let page = mmu.make_clean_page(TABLE, role(Level::L1, ALL));
         mmu.run_guest(0);
         let old = mmu.host.backing(D, 0);
         loom::explore();
@@ -69,7 +69,7 @@ fn nothing_is_installed_in_a_dead_table() {
     explore("install | zap of the table", || {
         let mmu = world(SlotFlags::empty());
         mmu.poke(TABLE, SLOT, gpte(D));
-        let page = mmu.make_clean_page(TABLE, role(Level::L1, Rights::all()));
+        let page = mmu.make_clean_page(TABLE, role(Level::L1, ALL));
         mmu.run_guest(0);
         loom::explore();
         let installer = {
@@ -108,8 +108,8 @@ fn a_dead_child_is_not_linked() {
     explore("link | zap of the child", || {
         let mmu = world(SlotFlags::empty());
         mmu.poke(UPPER, SLOT, gpte(TABLE));
-        let parent = mmu.make_clean_page(UPPER, role(Level::L2, Rights::all()));
-        let child = mmu.make_clean_page(TABLE, role(Level::L1, Rights::all()));
+        let parent = mmu.make_clean_page(UPPER, role(Level::L2, ALL));
+        let child = mmu.make_clean_page(TABLE, role(Level::L1, ALL));
         loom::explore();
         let linker = {
             let mmu = Arc::clone(&mmu);
@@ -118,7 +118,7 @@ fn a_dead_child_is_not_linked() {
                 let mut debt = Debt::new(&call);
                 let walk = walk_to(D);
                 let way = way(&walk, parent, AccessKind::Read);
-                let demand = (TABLE, role(Level::L1, Rights::all()));
+                let demand = (TABLE, role(Level::L1, ALL));
                 let _ = call.link_checked(&way, parent, SLOT, child, demand, &mut debt);
                 debt.pay();
             })
@@ -149,8 +149,8 @@ fn a_dead_parent_links_nothing() {
     explore("link | zap of the parent", || {
         let mmu = world(SlotFlags::empty());
         mmu.poke(UPPER, SLOT, gpte(TABLE));
-        let parent = mmu.make_clean_page(UPPER, role(Level::L2, Rights::all()));
-        let child = mmu.make_clean_page(TABLE, role(Level::L1, Rights::all()));
+        let parent = mmu.make_clean_page(UPPER, role(Level::L2, ALL));
+        let child = mmu.make_clean_page(TABLE, role(Level::L1, ALL));
         loom::explore();
         let linker = {
             let mmu = Arc::clone(&mmu);
@@ -159,7 +159,7 @@ fn a_dead_parent_links_nothing() {
                 let mut debt = Debt::new(&call);
                 let walk = walk_to(D);
                 let way = way(&walk, parent, AccessKind::Read);
-                let demand = (TABLE, role(Level::L1, Rights::all()));
+                let demand = (TABLE, role(Level::L1, ALL));
                 let _ = call.link_checked(&way, parent, SLOT, child, demand, &mut debt);
                 debt.pay();
             })
@@ -189,10 +189,10 @@ fn two_zaps_meet() {
     explore("zap of the parent | zap of the child", || {
         let mmu = world(SlotFlags::empty());
         mmu.poke(UPPER, SLOT, gpte(TABLE));
-        let parent = mmu.make_clean_page(UPPER, role(Level::L2, Rights::all()));
-        let child = mmu.make_clean_page(TABLE, role(Level::L1, Rights::all()));
+        let parent = mmu.make_clean_page(UPPER, role(Level::L2, ALL));
+        let child = mmu.make_clean_page(TABLE, role(Level::L1, ALL));
         mmu.link(parent, child);
-        mmu.map(child, SLOT, D, Rights::USER, 0);
+        mmu.map(child, SLOT, D, READ, 0);
         loom::explore();
         let zappers: Vec<_> = [[parent, child], [child, parent]]
             .into_iter()
@@ -224,8 +224,8 @@ fn two_zaps_meet() {
 fn a_slot_used_again_names_the_right_frame() {
     explore("removal by frame | install in the same slot", || {
         let mmu = world(SlotFlags::LOG_DIRTY);
-        let page = mmu.make_clean_page(TABLE, role(Level::L1, Rights::all()));
-        mmu.map(page, SLOT, D, Rights::USER | Rights::WRITE, Spte::DIRTY);
+        let page = mmu.make_clean_page(TABLE, role(Level::L1, ALL));
+        mmu.map(page, SLOT, D, ALL, Spte::DIRTY);
         mmu.poke(TABLE, SLOT, gpte(E));
         mmu.run_guest(mmu.spte(page, SLOT));
         let old = mmu.host.backing(D, 0);

@@ -1,8 +1,9 @@
 //! The library's own code under loom: every interleaving, and every value that a C11 load may return, within a bound on preemptions.
 mod clean;
 mod entry;
+mod faults;
 mod gate;
 mod host;
 mod install;
-mod invalidate;
+mod invalidation;
 mod world;

@@ -4,7 +4,7 @@ use super::host::LoomHost;
 use crate::addr::{Gfn, Gpa, Gva, Index, Level, Pfn};
 use crate::config::{Config, Engine};
 use crate::debt::Debt;
-use crate::edge::{Installed, Leaf, Purpose};
+use crate::edge::{Installed, Leaf, Purpose, Refused};
 use crate::host::MemoryToken;
 use crate::mmu::{Call, Mmu};
 use crate::page::{Flags, PageId, SpteRef};
@@ -33,6 +33,10 @@ pub(super) const UPPER: Gfn = Gfn::new(2);
 pub(super) const D: Gfn = Gfn::new(0x201);
 /// Another, in another stripe.
 pub(super) const E: Gfn = Gfn::new(5);
+/// Everything that a guest entry of these tests allows.
+pub(super) const ALL: Rights = Rights::all();
+/// The same without writing.
+pub(super) const READ: Rights = Rights::USER.union(Rights::EXECUTE);
 /// The first slot.
 pub(super) const SLOT: Index = Index::truncate(0);
 
@@ -157,7 +161,11 @@ pub(super) fn world_of(engine: Engine, flags: SlotFlags) -> Arc<LoomMmu> {
     mmu.add_slot(&SlotConfig {
         space: AddressSpace::Normal,
         base: Gfn::new(0),
-        frames: 0x4_0000,
+        frames: if engine == Engine::Shadow {
+            0x400
+        } else {
+            0x4_0000
+        },
         token: MemoryToken(0),
         flags,
     })
@@ -207,11 +215,15 @@ impl LoomMmu {
             bits,
             ..call.leaf(gfn, rights)
         };
-        let _state = self.pool.get(id).lock.lock(&call.locks);
-        assert_eq!(
-            call.install_leaf(id, slot, &leaf, Purpose::Any),
-            Ok(Installed::New)
-        );
+        loop {
+            let state = self.pool.get(id).lock.lock(&call.locks);
+            let installed = call.install_leaf(id, slot, &leaf, Purpose::Any);
+            drop(state);
+            match installed {
+                Err(Refused::Missing(missing)) => call.provide(missing).unwrap(),
+                done => return assert_eq!(done, Ok(Installed::New)),
+            }
+        }
     }
 
     /// Links a child below the first slot of a page.

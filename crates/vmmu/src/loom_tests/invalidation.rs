@@ -1,16 +1,16 @@
 //! Frames taken back by the host, against those who look them up and install them.
 
 use super::world::{
-    D, E, LoomMmu, SLOT, TABLE, bare_call, explore, frame_of, gpte, role, walk_to, way, world,
-    world_of,
+    ALL, D, E, LoomMmu, READ, SLOT, TABLE, bare_call, explore, frame_of, gpte, role, walk_to, way,
+    world, world_of,
 };
 use crate::addr::{Gpa, Level, Pfn};
 use crate::config::Engine;
-use crate::host::{TableMemory, VcpuId};
+use crate::host::{FrameLookup, Need, TableMemory};
 use crate::slots::{AddressSpace, SlotFlags};
 use crate::spte::Spte;
 use crate::sync::Ordering;
-use crate::walk::{AccessKind, Rights};
+use crate::walk::AccessKind;
 use loom::thread;
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ fn a_frame_taken_back_is_not_installed() {
     explore("invalidation | look-up and install", || {
         let mmu = world(SlotFlags::empty());
         mmu.poke(TABLE, SLOT, gpte(D));
-        let page = mmu.make_clean_page(TABLE, role(Level::L1, Rights::all()));
+        let page = mmu.make_clean_page(TABLE, role(Level::L1, ALL));
         mmu.run_guest(0);
         let old = mmu.host.backing(D, 0);
         loom::explore();
@@ -32,7 +32,7 @@ fn a_frame_taken_back_is_not_installed() {
                 let call = bare_call(&mmu);
                 let walk = walk_to(D);
                 for _ in 0..2 {
-                    let leaf = call.leaf(D, Rights::USER);
+                    let leaf = call.leaf(D, READ);
                     let way = way(&walk, page, AccessKind::Read);
                     if call.place(&way, page, Level::L1, SLOT, &leaf).is_ok() {
                         break;
@@ -66,8 +66,8 @@ fn a_frame_taken_back_is_not_installed() {
 fn an_unpaid_flush_is_waited_for() {
     explore("invalidation | unpaid flush", || {
         let mmu = world(SlotFlags::empty());
-        let page = mmu.make_clean_page(TABLE, role(Level::L1, Rights::all()));
-        mmu.map(page, SLOT, D, Rights::USER, 0);
+        let page = mmu.make_clean_page(TABLE, role(Level::L1, ALL));
+        mmu.map(page, SLOT, D, READ, 0);
         mmu.run_guest(mmu.spte(page, SLOT));
         loom::explore();
         let writer = {
@@ -119,8 +119,12 @@ fn a_new_subtree_has_no_frame_taken_back() {
         let guest = {
             let mmu = Arc::clone(&mmu);
             thread::spawn(move || {
-                let vcpu = mmu.vcpu(VcpuId(0)).unwrap();
-                let _ = vcpu.handle_nested_fault(Gpa::new(D.address().get()), AccessKind::Read);
+                let call = bare_call(&mmu);
+                let space = AddressSpace::Normal;
+                let snapshot = mmu.shards.snapshot(D, Level::L3, &mmu.slots);
+                let slot = mmu.slots.find(space, D).unwrap();
+                let host = mmu.host.look_up(slot.backed(D), Need::Read).unwrap();
+                let _ = call.direct_map(space, D, &slot, host, false, snapshot);
             })
         };
         let host = {
