@@ -16,7 +16,7 @@ use crate::frames::Missing;
 use crate::host::{Host, LookupError, Need};
 use crate::mmu::Call;
 use crate::outcome::{EmulateReason, FaultOutcome};
-use crate::page::{Page, PageId};
+use crate::page::{Flags, Page, PageId};
 use crate::paging::{GuestFormat, PagingRules};
 use crate::role::Role;
 use crate::slots::{SlotFlags, SlotView};
@@ -133,7 +133,10 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         match local.walker.walk_into(&memory, gva, access, &mut walk) {
             Ok(()) => {}
             Err(WalkFailure::Retry) => return Err(Again::Raced),
-            Err(failure) => return Ok(self.refuse(gva, failure)),
+            Err(failure) => {
+                self.forget(root, gva, debt);
+                return Ok(self.refuse(gva, failure));
+            }
         }
         let gfn = walk.gfn();
         let mut way = Way {
@@ -235,6 +238,23 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         }
         note_use(page);
         Some(child)
+    }
+
+    /// Drops what an unsync page still maps at `gva`: a page fault leaves no cached translation of its address (Intel SDM vol. 3, 4.10.4.1).
+    fn forget(&self, root: PageId, gva: Gva, debt: &mut Debt<'_, 'm, H, O>) {
+        let mut id = root;
+        for _ in 0..5 {
+            let page = self.page(id);
+            // Clean pages say what the guest's tables say.
+            if !page.role().is_direct() && !page.flags().contains(Flags::CLEAN) {
+                self.derive_way(root, gva, debt);
+                return;
+            }
+            match self.linked(id, page.role().level().index(gva.get())) {
+                Some(child) => id = child,
+                None => return,
+            }
+        }
     }
 
     /// Answers a walk that came to no end.
