@@ -116,6 +116,15 @@ pub struct Processor {
     pub(crate) flushed_pages: std::collections::BTreeMap<u64, Time>,
 }
 
+/// When the library's audit runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Audits {
+    /// After each step and each fault.
+    EachStep,
+    /// When the test asks for it.
+    OnDemand,
+}
+
 /// How many accesses were judged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Judged {
@@ -156,6 +165,8 @@ pub struct Machine {
     /// Tables edited behind everybody's back, by gfn: nothing but safety is promised for them (rule R2).
     pub tainted: std::collections::BTreeSet<u64>,
     writes: Writes,
+    /// Whether the library's audit runs after each step.
+    pub audits: Audits,
     /// How many accesses were judged.
     pub judged: Judged,
 }
@@ -200,6 +211,7 @@ impl Machine {
             engine: setup.config.engine,
             tainted: std::collections::BTreeSet::new(),
             writes: setup.writes,
+            audits: Audits::EachStep,
             judged: Judged::default(),
             mmu,
             host,
@@ -753,6 +765,16 @@ impl Machine {
             0,
             "the library touched memory that is nobody's"
         );
+        if self.audits == Audits::EachStep {
+            self.audit();
+        }
+    }
+
+    /// Runs the library's audit.
+    ///
+    /// # Panics
+    /// If it finds anything.
+    pub fn audit(&self) {
         // A write through one name of a frame does not show in what the tables behind another name were made from.
         let strictness = if self.tainted.is_empty() && !self.has_aliases() {
             Strictness::Exact
