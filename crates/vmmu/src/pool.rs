@@ -14,7 +14,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 /// How many pages are allocated at once.
-const CHUNK: usize = if cfg!(loom) { 4 } else { 32 };
+const CHUNK: usize = if cfg!(loom) { 4 } else { 16 };
 
 #[derive(Debug, Default)]
 struct Free {
