@@ -180,11 +180,16 @@ fn a_tree_that_is_linked_late_is_as_clean_as_if_it_was_loaded() {
     // Processor 1 uses the tree below another root; processor 0 does not have it yet.
     machine.load_cr3(1, second << 12);
     machine.poke(slot(ROOT, 0), 0);
+    machine.poke(slot(LEAVES, 2), entry(102, PAGE));
     machine.flush(0);
     let _ = machine.access(0, window(0), READ);
-    assert_eq!(machine.access(1, va, USER_READ), reached(100, va));
+    for i in 1..=2 {
+        let _ = machine.access(1, at(0, i), USER_READ);
+    }
     write_unseen(&mut machine, 1, slot(LEAVES, 1), entry(101, PAGE));
     machine.emulated_write(slot(ROOT, 0), entry(ROOT + 1, TABLE));
+    // The fault that links the tree is about another page.
+    assert_eq!(machine.access(0, at(0, 2), USER_READ), reached(102, 0));
     assert_eq!(machine.access(0, va, USER_READ), reached(101, va));
 }
 

@@ -7,7 +7,7 @@ use vmmu::addr::{Gpa, Gva};
 use vmmu::host::VcpuId;
 use vmmu::walk::{AccessKind, Privilege};
 use vmmu::{Engine, SlotFlags};
-use vmmu_tests::guest::{PAGE, TABLE, USER_READ, USER_WRITE, entry, slot};
+use vmmu_tests::guest::{A, PAGE, TABLE, USER_READ, USER_WRITE, entry, slot};
 use vmmu_tests::host::Hooks;
 use vmmu_tests::machine::{Seen, Setup};
 
@@ -38,13 +38,13 @@ fn a_link_follows_from_the_entry_as_it_is_when_it_is_made() {
     let va = at(0, 1);
     machine.poke(slot(OTHER, 1), entry(101, PAGE));
     let ran = at_look_up(&machine, 100, |other| {
-        other.store(slot(DIRECTORY, 0), entry(OTHER, TABLE));
+        other.store(slot(DIRECTORY, 0), entry(OTHER, TABLE | A));
         other.mmu.guest_wrote(Gpa::new(slot(DIRECTORY, 0)), 8);
     });
     let other = crate::stage::Other::of(&machine);
     let _ = other.fault(0, va, AccessKind::Read);
     ran.done(&machine);
-    machine.poke(slot(DIRECTORY, 0), entry(OTHER, TABLE));
+    machine.poke(slot(DIRECTORY, 0), entry(OTHER, TABLE | A));
     machine.flush(0);
     assert_eq!(machine.access(0, va, USER_READ), reached(101, va));
 }
@@ -73,7 +73,9 @@ fn a_neighbour_is_looked_up_in_the_slot_that_has_it() {
     machine.add_slot(FRAMES, 16, 0x9000, SlotFlags::empty());
     machine.poke(slot(LEAVES, 2), entry(102, PAGE));
     machine.poke(slot(LEAVES, 3), entry(FRAMES + 1, PAGE));
-    machine.poke(slot(LEAVES, 4), entry(104, PAGE));
+    // There are records of the region already, so that nothing keeps the neighbour from being mapped.
+    machine.poke(slot(OTHER, 1), entry(FRAMES + 2, PAGE));
+    let _ = machine.access(0, at(1, 1), USER_READ);
     let _ = machine.access(0, at(0, 1), USER_READ);
     let seen = machine.access(0, at(0, 3), USER_READ);
     assert_eq!(seen, Seen::Memory(vmmu_cpu::Hpa::new(0x9001 << 12)));
@@ -106,12 +108,18 @@ fn the_copy_of_a_dense_table_follows_what_was_installed() {
         machine.poke(slot(LEAVES, i), entry(100 + i, PAGE));
         let _ = machine.access(0, at(0, i), USER_READ);
     }
-    // One sync makes the copy; then an entry goes to another frame, is used there, and comes back.
-    for gfn in [105, 300, 105, 301, 105] {
-        write_unseen(&mut machine, 0, slot(LEAVES, 5), entry(gfn, PAGE));
+    // A sync makes the copy, in which entry 5 is empty; then the entry is used, and emptied again.
+    let (to, va) = (slot(LEAVES, 5), at(0, 5));
+    write_unseen(&mut machine, 0, to, 0);
+    machine.flush(0);
+    for gfn in [300, 301] {
+        write_unseen(&mut machine, 0, to, entry(gfn, PAGE));
         machine.flush(0);
-        let va = at(0, 5);
         assert_eq!(machine.access(0, va, USER_READ), reached(gfn, va));
+        write_unseen(&mut machine, 0, to, 0);
+        machine.flush(0);
+        let seen = machine.access(0, va, USER_READ);
+        assert!(matches!(seen, Seen::PageFault(_)), "{seen:?}");
     }
 }
 

@@ -38,7 +38,7 @@ fn a_link_goes_when_the_entry_leads_elsewhere() {
     machine.poke(slot(OTHER, 1), entry(101, PAGE));
     let va = at(0, 1);
     let _ = machine.access(0, va, USER_READ);
-    machine.emulated_write(slot(DIRECTORY, 0), entry(OTHER, TABLE));
+    machine.emulated_write(slot(DIRECTORY, 0), entry(OTHER, TABLE | A));
     machine.flush(0);
     assert_eq!(machine.access(0, va, USER_READ), reached(101, va));
 }

@@ -188,7 +188,14 @@ impl<H: Host, O: Observer> Audit<'_, '_, H, O> {
             .mmu
             .decoder(role)
             .decode(role.level(), gpte, role.rights());
-        if !gpte.has(Gpte::ACCESSED) {
+        // In read-only memory the bit cannot be set: the entry is used all the same.
+        let kept = self
+            .call
+            .mmu
+            .slots
+            .find(role.space(), page.gfn())
+            .is_some_and(|slot| slot.flags.contains(SlotFlags::READ_ONLY));
+        if !gpte.has(Gpte::ACCESSED) && !kept {
             return false;
         }
         match (page.record(slot), entry) {
