@@ -225,9 +225,10 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         }
         let parent = self.page(near.parent);
         let record = way.walk.record(Level::L2)?;
-        let role = parent.role();
-        // The number may have gone to another page since, of another mode too.
-        if parent.gfn() != record.table() || role != local.role_at(Level::L2, record.inherited) {
+        let role = local.role_at(Level::L2, record.inherited);
+        // The number may have gone to another page since, of another mode too. Alive first: the table of a dead page may be gone already, one
+        // seen alive stays for this call.
+        if !parent.is_for(record.table(), role) {
             return None;
         }
         let (gfn, role) = demand(way.walk, role, Level::L2)?;
