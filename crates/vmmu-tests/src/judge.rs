@@ -85,13 +85,24 @@ impl Machine {
         let places = self.places(space, access, seen);
         let outcomes = self.outcomes(cpu, va, access, start);
         let root = self.cpus[cpu].state.cr3.get();
+        let doubtful = &self.cpus[cpu].doubtful;
+        let in_doubt = |path: &Path| {
+            path.steps()
+                .iter()
+                .any(|s| doubtful.contains(&(s.slot.at.get() >> 12)))
+        };
         let uncertain = outcomes.iter().any(|outcome| match outcome {
-            Outcome::Translation(t) => self.is_uncertain(space, &t.mapping().path),
+            Outcome::Translation(t) => {
+                let path = &t.mapping().path;
+                self.is_uncertain(space, path) || in_doubt(path)
+            }
             Outcome::PageFault(f) => {
                 let table = f.path().last().map_or(root, |s| s.value) >> 12 & 0xff_ffff_ffff;
                 let stopped = matches!(f.cause(), Cause::NoTranslation(..));
-                self.is_uncertain(space, f.path())
-                    || stopped && (self.tainted.contains(&table) || self.is_odd_table(space, table))
+                let odd = self.tainted.contains(&table)
+                    || doubtful.contains(&table)
+                    || self.is_odd_table(space, table);
+                self.is_uncertain(space, f.path()) || in_doubt(f.path()) || stopped && odd
             }
             Outcome::Unbacked(_) => true,
             Outcome::NonCanonical => false,

@@ -112,6 +112,8 @@ pub struct Processor {
     pub space: AddressSpace,
     /// When everything that it has cached was flushed last.
     pub(crate) flushed: Time,
+    /// Tables that were edited unseen and reported since that flush: what was cached of them in between is nobody's promise.
+    pub(crate) doubtful: std::collections::BTreeSet<u64>,
     /// When single pages were, by page number.
     pub(crate) flushed_pages: std::collections::BTreeMap<u64, Time>,
 }
@@ -202,6 +204,7 @@ impl Machine {
             },
             space: AddressSpace::Normal,
             flushed: Time::START,
+            doubtful: std::collections::BTreeSet::new(),
             flushed_pages: std::collections::BTreeMap::new(),
         });
         Self {
@@ -389,7 +392,11 @@ impl Machine {
         if let Some(hpa) = self.hpa(AddressSpace::Normal, gfn << 12) {
             for gpa in self.gpas(hpa) {
                 self.mmu.guest_wrote(Gpa::new(gpa), 4096);
-                self.tainted.remove(&(gpa >> 12));
+                if self.tainted.remove(&(gpa >> 12)) {
+                    for processor in &mut self.cpus {
+                        processor.doubtful.insert(gpa >> 12);
+                    }
+                }
                 self.refresh(gpa);
             }
         }
@@ -538,6 +545,7 @@ impl Machine {
     fn flushed(&mut self, cpu: usize) {
         self.cpus[cpu].flushed = self.log.now();
         self.cpus[cpu].flushed_pages.clear();
+        self.cpus[cpu].doubtful.clear();
     }
 
     pub(crate) fn flushed_page(&mut self, cpu: usize, va: u64) {
