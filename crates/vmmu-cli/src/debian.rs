@@ -17,6 +17,8 @@ use crate::tools::{self, Output};
 
 /// The metapackage whose dependency is the current cloud kernel.
 const KERNEL_METAPACKAGE: &str = "linux-image-cloud-amd64";
+/// The file that says that the cache's own lists are complete.
+const UPDATED: &str = "updated";
 const BUSYBOX_PACKAGE: &str = "busybox-static";
 
 /// The packages in the cache, and the means to get more.
@@ -129,6 +131,13 @@ impl Packages {
         if usable(&first) {
             return Ok(first);
         }
+        // An earlier update into the cache may do.
+        if self.apt_folder().join(UPDATED).is_file() {
+            let second = attempt(true)?;
+            if usable(&second) {
+                return Ok(second);
+            }
+        }
         self.update_private_lists(package)?;
         checked(attempt(true)?, package)
     }
@@ -141,7 +150,9 @@ impl Packages {
         }
         let mut update = Command::new("apt-get");
         update.args(self.private_lists()).arg("update");
-        checked(tools::run(update, &progress)?, package).map(drop)
+        checked(tools::run(update, &progress)?, package)?;
+        let done = self.apt_folder().join(UPDATED);
+        std::fs::write(&done, "").map_err(Error::file("write", done))
     }
 
     fn apt_folder(&self) -> PathBuf {
