@@ -31,6 +31,9 @@ fn a_frame_that_was_taken_back_since_its_look_up_is_looked_up_again() {
     for engine in [Engine::Shadow, Engine::Npt, Engine::Ept] {
         let (mut machine, _) = start(&quiet(engine, 1), SlotFlags::empty());
         machine.host.limit_size(Some(Level::L1));
+        // There are records already, so that the fault does not start over for want of them.
+        machine.poke(slot(OTHER, 1), entry(101, PAGE));
+        let _ = machine.access(0, at(1, 1), READ);
         let ran = at_look_up(&machine, 100, |other| {
             let invalidation = other.mmu.invalidate_begin(Gfn::new(100), 1);
             other.host.move_frame(&[(TOKEN, 100)]);
