@@ -1,12 +1,12 @@
 //! The measured region.
 //!
-//! Key types: [`Meter`], [`Reading`]. callgrind is told to count inside of [`measured`] only; wall time is taken around it.
+//! Key types: [`Meter`], [`Reading`]. callgrind is told to count inside of `measured` only; wall time is taken around it.
 
 use core::hint::black_box;
 use core::time::Duration;
 use std::time::Instant;
 
-/// The pattern of [`measured`]'s name, for callgrind's `--toggle-collect`.
+/// The pattern of `measured`'s name, for callgrind's `--toggle-collect`.
 pub const MEASURED: &str = "*vmmu_bench::meter::measured*";
 
 /// What a meter has counted.

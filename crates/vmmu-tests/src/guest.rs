@@ -1,8 +1,8 @@
 //! Guest tables: entries, and the tree that most tests begin with.
 //!
-//! Key items: the bits of an entry, [`Tree`].
+//! Key items: the bits of an entry, the tree.
 //!
-//! A [`Tree`] is a 4-level tree in guest frames [`ROOT`] to [`ROOT`] + 3 that maps the first gibibyte of addresses; and a window at [`WINDOW`] through
+//! The tree is a 4-level tree in guest frames [`ROOT`] to [`ROOT`] + 3 that maps the first gibibyte of addresses; and a window at [`WINDOW`] through
 //! which the kernel reaches guest frames 0 to 511 in tables of their own.
 
 use vmmu::paging::{Cr0, Cr3, Cr4, Efer, PagingState, Pkru};
