@@ -147,6 +147,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
     }
 
     /// Lets the guest write a table unseen: its pages become unsync. Tells whether they did; otherwise the write has to be emulated.
+    #[inline(never)]
     pub(crate) fn make_unsync(&self, gfn: Gfn) -> bool {
         let mut stripe = self.mmu.frames.lock(&self.locks, gfn);
         if mutant!(EpochBeforeList) {

@@ -39,7 +39,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
     pub(crate) fn derive_all(&self, id: PageId, debt: &mut Debt<'_, 'm, H, O>) {
         let page = self.page(id);
         let decoder = self.mmu.decoder(page.role());
-        let spare = if page.population() >= DENSE {
+        let spare = if page.population() >= DENSE && !self.has_copy(page) {
             new_copy()
         } else {
             None
@@ -57,6 +57,11 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         self.derive_present(id, page, decoder, &mut state, debt);
     }
 
+    /// Tells whether a page has a copy now. The answer saves an allocation, no more: it may change at once.
+    fn has_copy(&self, page: &Page) -> bool {
+        page.lock.lock(&self.locks).copy.is_some()
+    }
+
     /// Derives the entries whose gPTE differs from the copy.
     fn derive_differing(
         &self,
@@ -68,9 +73,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
     ) {
         let gfn = page.gfn();
         let differing = self
-            .mmu
-            .slots
-            .find(page.role().space(), gfn)
+            .slot(page.role().space(), gfn)
             .zip(state.copy.as_ref())
             .and_then(|(slot, copy)| {
                 self.mmu
@@ -88,7 +91,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
             while bits != 0 {
                 let slot = Index::truncate(word * 64 + bits.trailing_zeros() as usize);
                 bits &= bits - 1;
-                self.derive_one(id, slot, decoder, state, debt);
+                self.derive_one((id, page), slot, decoder, state, debt);
             }
         }
     }
@@ -108,7 +111,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
                 let bit = bits & bits.wrapping_neg();
                 bits &= bits - 1;
                 let slot = Index::truncate(word * 64 + bit.trailing_zeros() as usize);
-                if !self.derive_one(id, slot, decoder, state, debt) {
+                if !self.derive_one((id, page), slot, decoder, state, debt) {
                     empty |= bit;
                 }
             }
@@ -119,13 +122,12 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
     /// Derives one entry anew, under the table lock; tells whether the slot is still present.
     pub(crate) fn derive_one(
         &self,
-        id: PageId,
+        (id, page): (PageId, &Page),
         slot: Index,
         decoder: &Decoder,
         state: &mut TableState,
         debt: &mut Debt<'_, 'm, H, O>,
     ) -> bool {
-        let page = self.page(id);
         let spte = self.load(page, slot);
         if !spte.is_present() || page.role().is_direct() {
             return spte.is_present();
@@ -178,6 +180,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         }
     }
 
+    #[inline]
     fn judge(
         &self,
         page: &Page,
@@ -187,13 +190,16 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         decoder: &Decoder,
     ) -> Verdict {
         let role = page.role();
-        let entry = decoder.decode(role.level(), gpte, role.rights());
+        let level = role.level();
         // A cleared A bit must be set again by the next use, so that the entry has to go.
         if !gpte.has(Gpte::ACCESSED) && !mutant!(KeepUnaccessed) {
             return Verdict::Remove;
         }
-        match (page.record(slot), entry) {
-            (Record::Leaf(gfn), Entry::Leaf(leaf)) => judge_leaf(gfn, spte, &leaf, role.level()),
+        match (
+            page.record_at(slot, level),
+            decoder.decode(level, gpte, role.rights()),
+        ) {
+            (Record::Leaf(gfn), Entry::Leaf(leaf)) => judge_leaf(gfn, spte, &leaf, level),
             (Record::Link(child), entry) => {
                 let Some((gfn, child_role)) = demand_of(role, &entry) else {
                     return Verdict::Remove;
@@ -218,6 +224,7 @@ enum Verdict {
 }
 
 /// Returns the gfn and role of the page that a present entry of a page with `role` has to lead to.
+#[inline]
 pub(crate) fn demand_of(role: Role, entry: &Entry) -> Option<(Gfn, Role)> {
     let below = role.level().below()?;
     match entry {
@@ -227,6 +234,7 @@ pub(crate) fn demand_of(role: Role, entry: &Entry) -> Option<(Gfn, Role)> {
     }
 }
 
+#[inline]
 fn judge_leaf(gfn: Gfn, spte: Spte, leaf: &LeafEntry, level: Level) -> Verdict {
     let rights = shadow_rights(leaf);
     let user = rights.contains(Rights::USER) == spte.has(Spte::USER);

@@ -95,25 +95,30 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         leaf: &Leaf,
         purpose: Purpose,
     ) -> Result<Installed, Refused> {
+        let page = self.page(id);
         let mut stripe = self.mmu.frames.lock(&self.locks, leaf.gfn);
-        self.install_in(&mut stripe, (id, self.page(id)), slot, leaf, purpose)
+        // The level as a constant: all that depends on it is decided when this is compiled.
+        if page.role().level() == Level::L1 {
+            self.install_in(&mut stripe, (id, page), (slot, Level::L1), leaf, purpose)
+        } else {
+            self.install_in(&mut stripe, (id, page), (slot, Level::L2), leaf, purpose)
+        }
     }
 
-    /// Installs a leaf with the gfn lock of its frame held as well.
-    #[inline]
+    /// Installs a leaf of `level` with the gfn lock of its frame held as well.
+    #[inline(always)]
     pub(crate) fn install_in(
         &self,
         stripe: &mut Stripe,
         (id, page): (PageId, &Page),
-        slot: Index,
+        (slot, level): (Index, Level),
         leaf: &Leaf,
         purpose: Purpose,
     ) -> Result<Installed, Refused> {
-        let role = page.role();
-        let level = role.level();
+        debug_assert_eq!(level, page.role().level());
         // Acquire inside `load`: pairs with the exchange of a removal, so that its raise of `flush_pending` is seen below.
         let old = self.load(page, slot);
-        let record = page.record(slot);
+        let record = page.record_at(slot, level);
         if old.is_present() {
             if (record != Record::Leaf(leaf.gfn) || !old.same_target(self.plain(leaf, level)))
                 && !mutant!(OverwriteLeaf)
@@ -149,7 +154,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
                 .with(leaf.bits)
                 .with(if writable { Spte::WRITE } else { 0 });
         if writable && !mutant!(WritableUnmarked) {
-            region.mark_dirty(leaf.gfn, level, role.space());
+            region.mark_dirty(leaf.gfn, level, page.role().space());
         }
         if old.is_present() && !(mutant!(OverwriteLeaf) && record != Record::Leaf(leaf.gfn)) {
             return self.widen(page, slot, new);
@@ -164,7 +169,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
             .insert(head, SpteRef::new(id, slot))
             .map_err(|_| Missing::Nodes(leaf.gfn))?;
         if !(mutant!(KeepOldRecord) && record != Record::Empty) {
-            page.set_record(slot, Record::Leaf(leaf.gfn));
+            page.set_record_at(slot, level, Record::Leaf(leaf.gfn));
         }
         self.mmu.host.store(page.table(), slot, new.raw());
         self.count_at(

@@ -44,6 +44,7 @@ pub(crate) struct Snapshot {
     pub(crate) slots: u64,
 }
 
+#[inline]
 fn shard_of(gfn: Gfn) -> usize {
     (gfn.get() >> 9) as usize % SHARDS
 }
@@ -53,6 +54,7 @@ impl Shards {
         Self(core::array::from_fn(|_| Shard::default()))
     }
 
+    #[inline(always)]
     fn covered(&self, gfn: Gfn, level: Level) -> &[Shard] {
         if level > Level::L2 {
             &self.0
@@ -61,6 +63,7 @@ impl Shards {
         }
     }
 
+    #[inline(always)]
     fn sum(&self, gfn: Gfn, level: Level) -> u64 {
         // Acquire: the look-up that follows is not older; pairs with the Release in `end`.
         self.covered(gfn, level).iter().fold(0, |sum: u64, s| {
@@ -69,7 +72,7 @@ impl Shards {
     }
 
     /// Takes a snapshot, before the slot and the host frame of `gfn` are looked up for a leaf of up to `level`.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn snapshot(&self, gfn: Gfn, level: Level, slots: &SlotTable) -> Snapshot {
         Snapshot {
             sequence: self.sum(gfn, level),
@@ -84,7 +87,7 @@ impl Shards {
     }
 
     /// Tells whether nothing was invalidated since the snapshot. Under the gfn lock or, in the direct engine, the table lock.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn is_unchanged(&self, gfn: Gfn, level: Level, snapshot: Snapshot) -> bool {
         let busy = self
             .covered(gfn, level)

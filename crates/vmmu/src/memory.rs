@@ -47,7 +47,7 @@ pub(crate) struct SlottedMemory<'c, 'm, H: Host, O: Observer> {
 }
 
 impl<H: Host, O: Observer> GpteMemory for SlottedMemory<'_, '_, H, O> {
-    #[inline]
+    #[inline(always)]
     fn read(&self, at: Gpa, width: GpteWidth) -> Result<Gpte, GpteError> {
         let gfn = Gfn::containing(at);
         let slot = self.call.slot(self.space, gfn).ok_or(GpteError::Missing)?;

@@ -297,7 +297,7 @@ impl<H: Host, O: Observer> Call<'_, H, O> {
     }
 
     /// Finds the slot of `gfn`.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn slot(&self, space: AddressSpace, gfn: Gfn) -> Option<SlotView> {
         match self.hint {
             Some(hint) => self.mmu.slots.find_near(hint, space, gfn),
@@ -306,7 +306,7 @@ impl<H: Host, O: Observer> Call<'_, H, O> {
     }
 
     /// Reads a guest entry through the slots.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn read_gpte(
         &self,
         role: Role,

@@ -282,15 +282,27 @@ impl Page {
     /// Reads a slot's record. Meaningful under the table lock, or under the gfn lock of a target whose rmap names the slot.
     #[inline]
     pub(crate) fn record(&self, slot: Index) -> Record {
+        self.record_at(slot, self.role().level())
+    }
+
+    /// As [`Page::record`], for a caller that knows the page's level.
+    #[inline]
+    pub(crate) fn record_at(&self, slot: Index, level: Level) -> Record {
         let low = u64::from(self.record_low[slot.get()].load(Ordering::Relaxed));
         let high = u64::from(self.record_high[slot.get()].load(Ordering::Relaxed));
-        Record::unpack(high << 32 | low, self.role().level())
+        Record::unpack(high << 32 | low, level)
     }
 
     /// Writes a slot's record and its presence bit. Under the table lock and the target's gfn lock, before the SPTE is stored.
     #[inline]
     pub(crate) fn set_record(&self, slot: Index, record: Record) {
-        let packed = record.pack(self.role().level());
+        self.set_record_at(slot, self.role().level(), record);
+    }
+
+    /// As [`Page::set_record`], for a caller that knows the page's level.
+    #[inline]
+    pub(crate) fn set_record_at(&self, slot: Index, level: Level, record: Record) {
+        let packed = record.pack(level);
         self.record_low[slot.get()].store(packed as u32, Ordering::Relaxed);
         self.record_high[slot.get()].store((packed >> 32) as u8, Ordering::Relaxed);
         let word = &self.present[slot.get() / 64];

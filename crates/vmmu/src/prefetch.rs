@@ -33,6 +33,7 @@ struct Guess {
 
 impl<'m, H: Host, O: Observer> Call<'m, H, O> {
     /// Prefetches up to `window` entries behind slot `at` of a level-1 page.
+    #[inline(never)]
     pub(crate) fn prefetch(&self, local: &VcpuLocal, id: PageId, at: Index, window: u16) {
         let page = self.page(id);
         let first = at.get() + 1;
@@ -161,7 +162,13 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         if !now.is_ok_and(|now| now == guess.gpte) && !mutant!(PrefetchWithoutRecheck) {
             return true;
         }
-        match self.install_in(stripe, (id, page), guess.index, &guess.leaf, Purpose::Any) {
+        match self.install_in(
+            stripe,
+            (id, page),
+            (guess.index, Level::L1),
+            &guess.leaf,
+            Purpose::Any,
+        ) {
             Ok(Installed::New) => {
                 self.count_at(Event::Prefetch, guess.leaf.gfn);
                 // Derived from this very word: nothing to judge.

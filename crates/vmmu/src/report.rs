@@ -118,7 +118,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         };
         for slot in first..=last {
             self.derive_one(
-                id,
+                (id, page),
                 Index::truncate(slot as usize),
                 decoder,
                 &mut state,

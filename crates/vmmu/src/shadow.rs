@@ -117,6 +117,8 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         Ok(FaultOutcome::Retry)
     }
 
+    /// Tries once. Apart from the loop around it, or the compiler works out beforehand what later attempts might use.
+    #[inline(never)]
     fn try_fault(
         &self,
         local: &mut VcpuLocal,
@@ -259,6 +261,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
     }
 
     /// Answers a walk that came to no end.
+    #[inline(never)]
     fn refuse(&self, gva: Gva, failure: WalkFailure) -> FaultOutcome {
         self.count(Event::FaultInjected);
         match failure {
@@ -272,6 +275,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
     }
 
     /// Answers an access to what no slot has. What an earlier mapping left in the slot is removed and flushed first (scenario B3).
+    #[inline(never)]
     fn device(&self, way: &Way<'_>, debt: &mut Debt<'_, 'm, H, O>) -> Result<FaultOutcome, Again> {
         if let Some((id, index)) = self.deepest(way.root, way.gva)
             && !mutant!(DeviceKeepsMapping)
@@ -345,17 +349,19 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         let exact = (leaf.gfn, leaf.pfn);
         let (mut id, mut target) = (start, largest);
         let mut parent = None;
+        if target == Level::L1 && start == way.root {
+            (id, parent) = self.follow(way);
+        }
         loop {
             let role = self.page(id).role();
             let level = role.level();
             let index = level.index(way.gva.get());
-            let want = demand(way.walk, role, level);
             // A region that is mapped small already stays small: its link is followed.
             if level == target && level > Level::L1 && self.linked(id, index).is_some() {
                 target = Level::L1;
             }
             if level > target {
-                let (gfn, role) = want.ok_or(Again::Raced)?;
+                let (gfn, role) = demand(way.walk, role, level).ok_or(Again::Raced)?;
                 parent = Some(id);
                 id = self.step(way, id, index, gfn, role, debt)?;
                 continue;

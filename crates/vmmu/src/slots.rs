@@ -190,7 +190,7 @@ impl SlotTable {
     }
 
     /// Finds the slot of `gfn`, first where the last look-up with this hint did.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn find_near(
         &self,
         hint: &SlotHint,
@@ -207,7 +207,7 @@ impl SlotTable {
         }
     }
 
-    #[inline(never)]
+    #[cold]
     fn find_far(&self, hint: &SlotHint, space: AddressSpace, gfn: Gfn) -> Option<SlotView> {
         let (found, sequence) = self.find_in_sequence(space, gfn);
         if let Some(view) = found {

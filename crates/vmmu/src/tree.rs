@@ -13,7 +13,8 @@ use crate::edge::Refused;
 use crate::error::Error;
 use crate::host::{Host, TablePlace};
 use crate::mmu::Call;
-use crate::page::{Flags, PageId, Record};
+use crate::page::{Flags, Page, PageId, Record};
+use crate::paging::GuestFormat;
 use crate::pool::Exhausted;
 use crate::role::Role;
 use crate::shadow::{Again, Way, note_use};
@@ -21,23 +22,73 @@ use crate::spte::Spte;
 use crate::stats::{Event, Observer};
 use crate::sync::Ordering;
 
+/// Notes that a page on the way is in use, and that this fault needs it.
+#[inline]
+fn use_page(way: &mut Way<'_>, id: PageId, page: &Page) {
+    note_use(page);
+    if way.depth < way.pinned.len() {
+        way.pinned[way.depth] = id;
+        way.depth += 1;
+    }
+}
+
 impl<'m, H: Host, O: Observer> Call<'m, H, O> {
     /// Returns the page that a slot links, if it links one.
     #[inline]
     pub(crate) fn linked(&self, id: PageId, index: Index) -> Option<PageId> {
-        let page = self.page(id);
+        self.linked_in(self.page(id), index)
+    }
+
+    /// Returns the page that a slot of `page` links, if it links one.
+    #[inline]
+    pub(crate) fn linked_in(&self, page: &Page, index: Index) -> Option<PageId> {
+        let level = page.role().level();
         let spte = self.load(page, index);
-        if !spte.is_present() || (spte.has(Spte::LARGE) && page.role().level() > Level::L1) {
+        if !spte.is_present() || (spte.has(Spte::LARGE) && level > Level::L1) {
             return None;
         }
-        match page.record(index) {
+        match page.record_at(index, level) {
             Record::Link(child) => Some(child),
             _ => None,
         }
     }
 
-    /// Follows a slot to the page that the walk demands there, creating and linking it if need be.
+    /// Goes down from the root as far as the links that are in place lead where the walk does, to level 1 at most; for the guests that are
+    /// most: 4 levels, pages of 4 KiB. Returns the last page and the one above. What [`Call::step`] does a level at a time, with the levels as constants.
     #[inline]
+    pub(crate) fn follow(&self, way: &mut Way<'_>) -> (PageId, Option<PageId>) {
+        let (mut id, mut page) = (way.root, self.page(way.root));
+        let mut parent = None;
+        let walk = way.walk;
+        if walk.format() != GuestFormat::Level4 || walk.leaf_level() != Level::L1 {
+            return (id, parent);
+        }
+        let mut role = page.role();
+        for (level, below) in [
+            (Level::L4, Level::L3),
+            (Level::L3, Level::L2),
+            (Level::L2, Level::L1),
+        ] {
+            let Some(gpte) = walk.entry(level) else { break };
+            let spte = self.load(page, level.index(way.gva.get()));
+            let record = page.record_at(level.index(way.gva.get()), level);
+            let (true, Record::Link(child)) = (spte.is_present(), record) else {
+                break;
+            };
+            role = role.child(below, role.rights() & gpte.rights(), false);
+            let next = self.page(child);
+            if !(next.is_for(gpte.frame(), role) || mutant!(FollowAnyLink)) {
+                break;
+            }
+            use_page(way, child, next);
+            parent = Some(id);
+            (id, page) = (child, next);
+        }
+        (id, parent)
+    }
+
+    /// Follows a slot to the page that the walk demands there, creating and linking it if need be.
+    #[inline(never)]
     pub(crate) fn step(
         &self,
         way: &mut Way<'_>,
@@ -52,12 +103,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
             Some(child) if self.page(child).is_for(gfn, role) || mutant!(FollowAnyLink) => child,
             _ => self.grow(way, id, index, gfn, role, debt)?,
         };
-        let page = self.page(child);
-        note_use(page);
-        if way.depth < way.pinned.len() {
-            way.pinned[way.depth] = child;
-            way.depth += 1;
-        }
+        use_page(way, child, self.page(child));
         Ok(child)
     }
 
@@ -232,17 +278,21 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
 
     /// Derives anew every entry on the way to `gva`, from the root down: what INVLPG promises for its CPU.
     pub(crate) fn derive_way(&self, root: PageId, gva: Gva, debt: &mut Debt<'_, 'm, H, O>) {
-        let mut id = root;
+        let (mut id, mut page) = (root, self.page(root));
+        // One mode all the way down: the decoder is the root's.
+        let decoder = self.mmu.decoder(page.role());
         for _ in 0..5 {
-            let page = self.page(id);
-            let index = page.role().level().index(gva.get());
-            let decoder = self.mmu.decoder(page.role());
+            let level = page.role().level();
+            let index = level.index(gva.get());
             let mut state = page.lock.lock(&self.locks);
-            let present = self.derive_one(id, index, decoder, &mut state, debt);
+            let present = self.derive_one((id, page), index, decoder, &mut state, debt);
             drop(state);
-            match self.linked(id, index) {
-                Some(child) if present => id = child,
-                _ => return,
+            if !present || level == Level::L1 {
+                return;
+            }
+            match self.linked_in(page, index) {
+                Some(child) => (id, page) = (child, self.page(child)),
+                None => return,
             }
         }
     }

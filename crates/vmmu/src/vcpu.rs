@@ -188,41 +188,79 @@ impl<'m, H: Host, O: Observer> Vcpu<'m, H, O> {
         }
     }
 
-    /// Runs `work` again and again while it needs pages: each time the guard is left, so that grace periods can end.
+    /// Runs `work` until it is done: once, nearly always.
+    #[inline]
     fn with_pages<T>(
         &self,
         mut work: impl FnMut(&Call<'m, H, O>) -> Result<T, Again>,
     ) -> Result<T, Error> {
-        let mut round = 0;
-        loop {
-            let call = self.call();
-            match work(&call) {
-                Ok(value) => return Ok(value),
-                Err(Again::Error(error)) => return Err(error),
-                Err(Again::Missing(missing)) => call.provide(missing)?,
-                Err(Again::Flush) => call.flush_all(),
-                Err(Again::Raced) => {}
-                Err(Again::NeedPages) => {
-                    drop(call);
-                    let outside = Call {
-                        mmu: self.mmu,
-                        locks: Locks::default(),
-                        guard: None,
-                        counters: &self.shared.counters,
-                        hint: Some(&self.shared.hint),
-                    };
-                    if outside.reap(8) == 0 {
-                        self.mmu.host.relax(round);
-                        round = round.saturating_add(1);
-                    }
-                    if round > PATIENCE {
-                        return Err(Error::PageLimit {
-                            limit: self.mmu.pool.limit(),
-                        });
-                    }
-                }
+        let call = self.call();
+        match work(&call) {
+            Ok(value) => Ok(value),
+            Err(again) => {
+                let next = self.after(call, again, &mut 0)?;
+                self.work_on(next, work)
             }
         }
+    }
+
+    /// Runs `work` again and again.
+    #[cold]
+    fn work_on<T>(
+        &self,
+        mut call: Call<'m, H, O>,
+        mut work: impl FnMut(&Call<'m, H, O>) -> Result<T, Again>,
+    ) -> Result<T, Error> {
+        let mut round = 0;
+        loop {
+            match work(&call) {
+                Ok(value) => return Ok(value),
+                Err(again) => call = self.after(call, again, &mut round)?,
+            }
+        }
+    }
+
+    /// Does what `again` asks for, and returns the call to go on with. For pages the guard is left, so that grace periods can end.
+    #[cold]
+    fn after(
+        &self,
+        call: Call<'m, H, O>,
+        again: Again,
+        round: &mut u32,
+    ) -> Result<Call<'m, H, O>, Error> {
+        match again {
+            Again::Error(error) => return Err(error),
+            Again::Missing(missing) => call.provide(missing)?,
+            Again::Flush => call.flush_all(),
+            Again::Raced => {}
+            Again::NeedPages => {
+                drop(call);
+                self.wait_for_pages(round)?;
+                return Ok(self.call());
+            }
+        }
+        Ok(call)
+    }
+
+    /// Gives grace periods a chance to end. No guard is held.
+    fn wait_for_pages(&self, round: &mut u32) -> Result<(), Error> {
+        let outside = Call {
+            mmu: self.mmu,
+            locks: Locks::default(),
+            guard: None,
+            counters: &self.shared.counters,
+            hint: Some(&self.shared.hint),
+        };
+        if outside.reap(8) == 0 {
+            self.mmu.host.relax(*round);
+            *round = round.saturating_add(1);
+        }
+        if *round > PATIENCE {
+            return Err(Error::PageLimit {
+                limit: self.mmu.pool.limit(),
+            });
+        }
+        Ok(())
     }
 
     /// Tells what decides the guest's translation: after MOV to CR0 or CR4, a write to EFER or PKRU, or anything that changes several.

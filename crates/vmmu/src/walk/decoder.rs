@@ -170,7 +170,7 @@ impl Decoder {
     }
 
     /// Returns what `gpte` means at `level` below entries that allow `inherited`.
-    #[inline]
+    #[inline(always)]
     pub const fn decode(&self, level: Level, gpte: Gpte, inherited: Rights) -> Entry {
         if !gpte.has(Gpte::PRESENT) {
             return Entry::NotPresent;

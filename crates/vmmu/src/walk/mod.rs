@@ -201,6 +201,22 @@ impl Walker {
         access: Access,
         walk: &mut Walk,
     ) -> Result<(), WalkFailure> {
+        if self.decoder.format() == GuestFormat::Level4 {
+            self.descend::<Level4, M, S>(memory, gva, access, walk)
+        } else {
+            self.dispatch_others::<M, S>(memory, gva, access, walk)
+        }
+    }
+
+    /// Runs the walk of the other formats, kept apart so that a caller does not carry all of them.
+    #[inline(never)]
+    fn dispatch_others<M: GpteMemory, S: Marking>(
+        &self,
+        memory: &M,
+        gva: Gva,
+        access: Access,
+        walk: &mut Walk,
+    ) -> Result<(), WalkFailure> {
         match self.decoder.format() {
             GuestFormat::Off => {
                 walk.pass_through(GuestFormat::Off.linear(gva.get()));
