@@ -11,7 +11,8 @@ use vmmu::host::{
     MemoryToken, Need, OutOfTables, Processors, TableAllocator, TableMemory, TablePlace, VcpuId,
 };
 
-use crate::arch::physical::{GuestRam, TableWord};
+use crate::arch::guest_ram::GuestRam;
+use crate::arch::physical::TableWord;
 use crate::tables::TableFrames;
 
 /// Marks the token of a slot of device memory.

@@ -20,7 +20,7 @@ use core::num::NonZeroU64;
 use vmmu::addr::{Gpa, Gva};
 use vmmu::walk::PageFaultCode;
 
-use crate::arch::physical::GuestRam;
+use crate::arch::guest_ram::GuestRam;
 use crate::arch::register;
 use crate::arch::world::physical;
 use crate::channel::End;
@@ -85,6 +85,7 @@ impl Machine {
     ) -> Self {
         let paging = configuration.paging;
         let mut vcpu = Box::new(Vcpu::new(entry, &shape, paging));
+        vcpu.save_host();
         let maps = Box::new((PortMap::new(), MsrMap::new()));
         let vmcb = &mut vcpu.vmcb;
         (vmcb.iopm, vmcb.msrpm) = (physical(&maps.0).get(), physical(&maps.1).get());

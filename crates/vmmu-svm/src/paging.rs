@@ -25,7 +25,7 @@ use vmmu::{
     Strictness, TlbFlush, Unprotected, Vcpu,
 };
 
-use crate::arch::physical::GuestRam;
+use crate::arch::guest_ram::GuestRam;
 use crate::config::{Configuration, Paging};
 use crate::cpuid::Shape;
 use crate::event::Exception;
@@ -132,32 +132,35 @@ impl Memory {
     /// What can't be served.
     pub fn apply(&mut self, state: &PagingState, vmcb: &mut Vmcb) -> Result<(), String> {
         match self.paging {
-            Paging::Nested => {
-                (vmcb.cr0, vmcb.cr3, vmcb.cr4) =
-                    (state.cr0.bits(), state.cr3.get(), state.cr4.bits());
-                vmcb.efer = nested_efer(state).bits();
-                vmcb.nested = 1;
-            }
-            Paging::Shadow => {
-                if !state.cr0.contains(Cr0::PE) {
-                    return Err(
-                        "the guest wants real mode, which shadow paging doesn't serve yet"
-                            .to_string(),
-                    );
-                }
-                vmcb.cr0 = (state.cr0 | Cr0::PG | Cr0::WP).bits();
-                (vmcb.cr4, vmcb.efer) = (shadow_cr4(state).bits(), shadow_efer(state).bits());
-            }
+            Paging::Nested => self.apply_nested(state, vmcb),
+            Paging::Shadow => self.apply_shadow(state, vmcb),
         }
-        self.vcpu()
-            .set_paging(state, AddressSpace::Normal)
-            .map_err(|error| match error {
-                Error::UnsupportedFormat { format } => format!(
-                    "the guest wants {} paging, which shadow paging doesn't serve yet",
-                    name(format)
-                ),
-                error => error.to_string(),
-            })
+    }
+
+    fn apply_nested(&self, state: &PagingState, vmcb: &mut Vmcb) -> Result<(), String> {
+        (vmcb.cr0, vmcb.cr3) = (state.cr0.bits(), state.cr3.get());
+        (vmcb.cr4, vmcb.efer) = (state.cr4.bits(), nested_efer(state).bits());
+        vmcb.nested = 1;
+        // The library knows nothing of the guest's own tables here; but the write may be the guest's way to flush its TLB.
+        let flushed = self.vcpu().invalidate(TlbFlush::All);
+        flushed.map_err(|error| error.to_string())
+    }
+
+    fn apply_shadow(&self, state: &PagingState, vmcb: &mut Vmcb) -> Result<(), String> {
+        if !state.cr0.contains(Cr0::PE) {
+            let text = "the guest wants real mode, which shadow paging doesn't serve yet";
+            return Err(text.to_string());
+        }
+        vmcb.cr0 = (state.cr0 | Cr0::PG | Cr0::WP).bits();
+        (vmcb.cr4, vmcb.efer) = (shadow_cr4(state).bits(), shadow_efer(state).bits());
+        let set = self.vcpu().set_paging(state, AddressSpace::Normal);
+        set.map_err(|error| match error {
+            Error::UnsupportedFormat { format } => format!(
+                "the guest wants {} paging, which shadow paging doesn't serve yet",
+                name(format)
+            ),
+            error => error.to_string(),
+        })
     }
 
     /// Serves MOV to CR3 under shadow paging.

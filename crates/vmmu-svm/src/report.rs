@@ -7,7 +7,7 @@ use core::fmt::{self, Write};
 use vmmu::addr::Gva;
 use vmmu::walk::{Access, AccessKind, WalkFailure};
 
-use crate::arch::physical::GuestRam;
+use crate::arch::guest_ram::GuestRam;
 use crate::decode::Gpr;
 use crate::paging::Memory;
 use crate::vcpu::Vcpu;

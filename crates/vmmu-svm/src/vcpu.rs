@@ -11,7 +11,7 @@ use vmmu::walk::{
     WalkFailure, Walker,
 };
 
-use crate::arch::physical::GuestRam;
+use crate::arch::guest_ram::GuestRam;
 use crate::arch::world::{HostWorld, Registers, run};
 use crate::config::Paging;
 use crate::cpuid::Shape;
@@ -98,15 +98,18 @@ impl Vcpu {
             }
         }
         (vmcb.rflags, vmcb.dr6, vmcb.dr7, vmcb.pat) = (2, 0xffff_0ff0, 0x400, PAT);
-        let mut host = HostWorld::new();
-        host.save();
         Self {
             vmcb,
             registers,
-            host,
+            host: HostWorld::new(),
             walker: Walker::new(state),
             paging,
         }
+    }
+
+    /// Notes the host's state for the way back; to be called before the guest runs.
+    pub fn save_host(&mut self) {
+        self.host.save();
     }
 
     /// Runs the guest until it exits.
@@ -375,5 +378,88 @@ impl GpteMemory for Tables<'_> {
             Ok(false) => Ok(CasOutcome::Lost),
             Err(_) => Err(GpteError::Missing),
         }
+    }
+}
+
+#[cfg(test)]
+mod the_guest_goes_on {
+    use super::*;
+    use crate::arch::register::CpuidResult;
+    use crate::config::{Configuration, Hidden};
+    use crate::decode::Operation;
+
+    fn vcpu(entry: Entry) -> Vcpu {
+        let configuration = Configuration {
+            paging: Paging::Shadow,
+            memory: 0,
+            phys_bits: None,
+            hidden: Hidden::empty(),
+            max_pages: None,
+            audit: None,
+        };
+        let cpuid = |_, _| CpuidResult {
+            eax: 40,
+            ..CpuidResult::default()
+        };
+        Vcpu::new(entry, &Shape::new(&configuration, cpuid), Paging::Shadow)
+    }
+    const PROTECTED: Entry = Entry::Protected {
+        eip: 0x1ffe,
+        eax: 1,
+        ebx: 2,
+    };
+
+    #[test]
+    fn behind_an_instruction_with_its_shadow_gone_and_its_trap_taken() {
+        let mut vcpu = vcpu(PROTECTED);
+        vcpu.vmcb.interrupt_shadow = 1;
+        vcpu.vmcb.rip = 0xffff_ffff;
+        vcpu.step_over(2);
+        assert_eq!((vcpu.vmcb.rip, vcpu.vmcb.interrupt_shadow), (1, 0));
+        assert_eq!(vcpu.vmcb.event, 0);
+        vcpu.vmcb.rflags |= (Rflags::TF | Rflags::RF).bits();
+        vcpu.step_over(2);
+        assert_eq!(vcpu.vmcb.event, 0x8000_0301);
+        assert_eq!(vcpu.vmcb.dr6 & 1 << 14, 1 << 14);
+        assert_eq!(vcpu.vmcb.rflags & Rflags::RF.bits(), 0);
+    }
+
+    #[test]
+    fn with_its_page_fault_and_its_address() {
+        let mut vcpu = vcpu(PROTECTED);
+        let fault = Exception::Page(Gva::new(0x5000), vmmu::walk::PageFaultCode::WRITE);
+        assert_eq!(vcpu.raise(fault), Ok(()));
+        assert_eq!((vcpu.vmcb.cr2, vcpu.vmcb.event), (0x5000, 0x2_8000_0b0e));
+        vcpu.vmcb.exit_int_info = 0x8000_0b08;
+        assert_eq!(vcpu.raise(fault), Err(TripleFault));
+    }
+
+    #[test]
+    fn with_the_interrupt_whose_delivery_exited() {
+        let mut vcpu = vcpu(PROTECTED);
+        vcpu.vmcb.exit_int_info = 0x8000_0330;
+        vcpu.resume();
+        assert_eq!(vcpu.vmcb.event, 0x8000_0030);
+    }
+
+    #[test]
+    fn from_where_its_loader_says() {
+        let vcpu = vcpu(PROTECTED);
+        assert_eq!((vcpu.get(Gpr(RAX)), vcpu.get(Gpr(RBX))), (1, 2));
+        assert_eq!(vcpu.code_size(), CodeSize::Bits32);
+    }
+
+    #[test]
+    fn after_an_instruction_that_lies_on_two_pages() {
+        let ram = GuestRam::on_heap(1);
+        ram.write(Gpa::new(0x1ffe), &[0x0f, 0x20, 0xc3]).unwrap();
+        let mut vcpu = vcpu(PROTECTED);
+        let instruction = vcpu.decode(&ram).unwrap();
+        let expected = Operation::MovFromControl(decode::ControlRegister(0), Gpr(3));
+        assert_eq!((instruction.operation, instruction.length), (expected, 3));
+        let end = 2 << 20;
+        ram.write(Gpa::new(end - 2), &[0x0f, 0x20]).unwrap();
+        vcpu.vmcb.rip = end - 2;
+        assert_eq!(vcpu.decode(&ram), None);
     }
 }

@@ -5,7 +5,7 @@
 //! | [`port`] | I/O ports |
 //! | [`register`] | model-specific and control registers, CPUID, the time-stamp counter |
 //! | `descriptor` | the host's GDT, TSS and IDT |
-//! | [`physical`] | guest memory and tables as bytes and atomic words, never as Rust references |
+//! | [`guest_ram`], [`physical`] | guest memory and tables as bytes and atomic words, never as Rust references |
 //! | [`world`] | VMRUN with a full register switch |
 //! | `entry`, `memory`, `heap`, `mapping` | the image's first instructions, memory functions, allocator, own tables (feature `image`) |
 //!
@@ -19,6 +19,7 @@
 mod descriptor;
 #[cfg(feature = "image")]
 mod entry;
+pub mod guest_ram;
 #[cfg(feature = "image")]
 pub mod heap;
 #[cfg(feature = "image")]

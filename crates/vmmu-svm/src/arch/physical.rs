@@ -1,333 +1,29 @@
-//! Memory that Rust does not own: guest RAM, the tables that the processor walks, and what the boot loader left.
-//!
-//! Guest RAM and tables change under the hypervisor's hands. They are reached by volatile and atomic accesses through raw pointers
-//! only; no Rust reference to them ever exists, except the one-word atomics made and dropped within one access.
+//! Memory that Rust does not own: tables that the processor walks, and what the boot loader left.
 //!
 //! Invariants:
-//! 1. [`GuestRam`] and [`Frames`] are made by `claim` from one [`Layout`](crate::layout::Layout), so that they don't overlap each other, the image or
-//!    the heap.
-//! 2. An access that would leave its range is refused, not clipped.
+//! 1. [`GuestRam`](super::guest_ram::GuestRam) and [`Frames`] are made by `claim` from one [`Layout`](crate::layout::Layout), so that
+//!    they overlap neither each other, nor the image, nor the heap.
+//! 2. Tables are reached by atomic accesses to single words only.
 
-use alloc::vec::Vec;
 use core::ops::Range;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
 
-use vmmu::addr::{Gpa, Hpa, Index, PAGE_SIZE, Pfn};
+#[cfg(feature = "image")]
+use vmmu::addr::Hpa;
+use vmmu::addr::{Index, PAGE_SIZE, Pfn};
 
-use crate::layout::Piece;
-
-/// The most bytes that [`GuestRam`] reads at once.
-const SHORT: u64 = 16;
-
-/// An access outside guest RAM.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("no guest memory at {0}")]
-pub struct NoMemory(pub Gpa);
-
-/// The guest's RAM.
-#[derive(Clone, Debug)]
-pub struct GuestRam {
-    /// The piece that starts at guest address 0, which most accesses mean.
-    first: Piece,
-    pieces: Vec<Piece>,
-}
-
-impl GuestRam {
-    /// Returns the pieces, ordered by guest address.
-    pub fn pieces(&self) -> &[Piece] {
-        &self.pieces
-    }
-
-    /// Translates a guest physical address, if `length` bytes from it lie in one piece.
-    #[inline]
-    pub fn host(&self, gpa: Gpa, length: u64) -> Option<Hpa> {
-        self.first
-            .host(gpa, length)
-            .or_else(|| self.host_elsewhere(gpa, length))
-    }
-
-    #[cold]
-    fn host_elsewhere(&self, gpa: Gpa, length: u64) -> Option<Hpa> {
-        self.pieces.iter().find_map(|piece| piece.host(gpa, length))
-    }
-
-    #[inline]
-    fn pointer(&self, gpa: Gpa, length: u64) -> Result<*mut u8, NoMemory> {
-        self.host(gpa, length)
-            .map(|hpa| hpa.get() as *mut u8)
-            .ok_or(NoMemory(gpa))
-    }
-
-    /// Returns the address of something of at most [`SHORT`] bytes that lies in the first piece, which starts at guest address 0.
-    #[inline(always)]
-    fn short(&self, gpa: Gpa) -> Option<*const u8> {
-        (gpa.get() <= self.first.bytes - SHORT)
-            .then(|| (self.first.hpa.get() + gpa.get()) as *const u8)
-    }
-    /// Loads a 64-bit word of the first piece (Acquire): what [`GuestRam::load64`] does, with one comparison.
-    #[inline(always)]
-    pub fn load64_low(&self, gpa: Gpa) -> Option<u64> {
-        if gpa.get() & 7 != 0 {
-            return None;
-        }
-        let pointer = self.short(gpa)?.cast_mut().cast();
-        // SAFETY:
-        // - The word lies in guest RAM, aligned, and is reached by atomic accesses only.
-        let word = unsafe { AtomicU64::from_ptr(pointer) };
-        Some(word.load(Ordering::Acquire))
-    }
-
-    /// Loads a naturally aligned 64-bit word (Acquire).
-    ///
-    /// # Errors
-    /// [`NoMemory`], also when the address is not aligned.
-    #[inline]
-    pub fn load64(&self, gpa: Gpa) -> Result<u64, NoMemory> {
-        Ok(self.word64(gpa)?.load(Ordering::Acquire))
-    }
-    /// Loads a naturally aligned 32-bit word (Acquire).
-    ///
-    /// # Errors
-    /// As [`GuestRam::load64`].
-    #[inline]
-    pub fn load32(&self, gpa: Gpa) -> Result<u32, NoMemory> {
-        Ok(self.word32(gpa)?.load(Ordering::Acquire))
-    }
-    /// Replaces `current` by `new` in an aligned 64-bit word (AcqRel); the inner result says what was there.
-    ///
-    /// # Errors
-    /// As [`GuestRam::load64`].
-    #[inline]
-    pub fn compare_exchange64(
-        &self,
-        gpa: Gpa,
-        current: u64,
-        new: u64,
-    ) -> Result<Result<u64, u64>, NoMemory> {
-        Ok(self
-            .word64(gpa)?
-            .compare_exchange(current, new, Ordering::AcqRel, Ordering::Acquire))
-    }
-    /// Replaces `current` by `new` in an aligned 32-bit word (AcqRel).
-    ///
-    /// # Errors
-    /// As [`GuestRam::load64`].
-    #[inline]
-    pub fn compare_exchange32(
-        &self,
-        gpa: Gpa,
-        current: u32,
-        new: u32,
-    ) -> Result<Result<u32, u32>, NoMemory> {
-        Ok(self
-            .word32(gpa)?
-            .compare_exchange(current, new, Ordering::AcqRel, Ordering::Acquire))
-    }
-
-    #[inline]
-    fn word64(&self, gpa: Gpa) -> Result<&AtomicU64, NoMemory> {
-        if !gpa.get().is_multiple_of(8) {
-            return Err(NoMemory(gpa));
-        }
-        let pointer = self.pointer(gpa, 8)?.cast();
-        // SAFETY:
-        // - Guest RAM is mapped for good, and the word is aligned, as the guest address is and pieces are aligned by 2 MiB.
-        // - The hypervisor reaches guest RAM by atomic and volatile accesses only.
-        Ok(unsafe { AtomicU64::from_ptr(pointer) })
-    }
-    #[inline]
-    fn word32(&self, gpa: Gpa) -> Result<&AtomicU32, NoMemory> {
-        if !gpa.get().is_multiple_of(4) {
-            return Err(NoMemory(gpa));
-        }
-        let pointer = self.pointer(gpa, 4)?.cast();
-        // SAFETY:
-        // - As for 64 bits.
-        Ok(unsafe { AtomicU32::from_ptr(pointer) })
-    }
-
-    /// Copies bytes out of guest memory.
-    ///
-    /// # Errors
-    /// [`NoMemory`] if not all of them lie in one piece.
-    pub fn read(&self, gpa: Gpa, bytes: &mut [u8]) -> Result<(), NoMemory> {
-        let from = self.pointer(gpa, bytes.len() as u64)?;
-        for (offset, byte) in bytes.iter_mut().enumerate() {
-            // SAFETY:
-            // - The range was checked.
-            *byte = unsafe { from.wrapping_add(offset).read_volatile() };
-        }
-        Ok(())
-    }
-
-    /// Copies 16 bytes out of guest memory, at any alignment.
-    ///
-    /// # Errors
-    /// As [`GuestRam::read`].
-    #[inline]
-    pub fn load16(&self, gpa: Gpa) -> Result<u128, NoMemory> {
-        let from = match self.short(gpa) {
-            Some(from) => from,
-            None => self.pointer(gpa, SHORT)?,
-        };
-        let (low, high): (u64, u64);
-        // SAFETY:
-        // - The range was checked. In assembly, because the words may be unaligned, and the guest may change them meanwhile.
-        unsafe {
-            core::arch::asm!("mov {0}, [{2}]", "mov {1}, [{2}+8]", out(reg) low, lateout(reg) high, in(reg) from,
-                 options(nostack, readonly, preserves_flags));
-        }
-        Ok(u128::from(high) << 64 | u128::from(low))
-    }
-
-    /// Copies bytes into guest memory.
-    ///
-    /// # Errors
-    /// [`NoMemory`] if not all of them lie in guest memory; nothing is copied then.
-    pub fn write(&self, gpa: Gpa, bytes: &[u8]) -> Result<(), NoMemory> {
-        let to = self.pointer(gpa, bytes.len() as u64)?;
-        // SAFETY:
-        // - The range was checked; `bytes` is Rust's own memory or the bundle, which guest RAM doesn't overlap.
-        unsafe { to.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) }
-        Ok(())
-    }
-
-    /// Fills guest memory with zeros.
-    ///
-    /// # Errors
-    /// As [`GuestRam::write`].
-    pub fn zero(&self, gpa: Gpa, length: u64) -> Result<(), NoMemory> {
-        let to = self.pointer(gpa, length)?;
-        // SAFETY:
-        // - The range was checked.
-        unsafe { to.write_bytes(0, length as usize) }
-        Ok(())
-    }
-}
-
-impl GuestRam {
-    /// Returns the address of a host frame that is guest RAM.
-    #[inline]
-    fn frame_pointer(&self, frame: Pfn) -> Option<*mut u8> {
-        let hpa = frame.address().get();
-        let inside = |piece: &Piece| hpa.wrapping_sub(piece.hpa.get()) < piece.bytes;
-        (inside(&self.first) || self.pieces.iter().any(inside)).then_some(hpa as *mut u8)
-    }
-    /// Returns a 64-bit word of a host frame of guest RAM; `None` if the frame is another, or the offset not aligned.
-    #[inline]
-    pub fn frame_word64(&self, frame: Pfn, offset: u16) -> Option<TableWord<'_>> {
-        if offset & 7 != 0 || offset >= 4096 {
-            return None;
-        }
-        let pointer = self
-            .frame_pointer(frame)?
-            .wrapping_add(usize::from(offset))
-            .cast();
-        // SAFETY:
-        // - The frame is guest RAM, mapped for good; the word is aligned and inside it, and reached by atomic accesses only.
-        Some(TableWord(unsafe { AtomicU64::from_ptr(pointer) }))
-    }
-    #[inline]
-    fn frame_word32(&self, frame: Pfn, offset: u16) -> Option<&AtomicU32> {
-        if offset & 3 != 0 || offset >= 4096 {
-            return None;
-        }
-        let pointer = self
-            .frame_pointer(frame)?
-            .wrapping_add(usize::from(offset))
-            .cast();
-        // SAFETY:
-        // - As for 64 bits.
-        Some(unsafe { AtomicU32::from_ptr(pointer) })
-    }
-    /// Loads a 32-bit word of a host frame of guest RAM (Acquire).
-    #[inline]
-    pub fn frame_load32(&self, frame: Pfn, offset: u16) -> Option<u32> {
-        Some(self.frame_word32(frame, offset)?.load(Ordering::Acquire))
-    }
-    /// Replaces `current` by `new` in a 32-bit word of a host frame of guest RAM (AcqRel).
-    #[inline]
-    pub fn frame_compare_exchange32(
-        &self,
-        frame: Pfn,
-        offset: u16,
-        current: u32,
-        new: u32,
-    ) -> Option<Result<u32, u32>> {
-        Some(self.frame_word32(frame, offset)?.compare_exchange(
-            current,
-            new,
-            Ordering::AcqRel,
-            Ordering::Acquire,
-        ))
-    }
-    /// Compares the 512 words of a host frame of guest RAM with `copy` under `mask`, and sets a bit for each that differs.
-    pub fn frame_diff(&self, frame: Pfn, copy: &[u64; 512], mask: u64) -> Option<[u64; 8]> {
-        let start: *mut u64 = self.frame_pointer(frame)?.cast();
-        let mut differing = [0; 8];
-        for (group, old) in copy.as_chunks::<8>().0.iter().enumerate() {
-            let words = start.wrapping_add(group * 8);
-            if !differs(words, old, mask) {
-                continue;
-            }
-            for (offset, old) in old.iter().enumerate() {
-                // SAFETY:
-                // - As for single words.
-                let word = unsafe { AtomicU64::from_ptr(words.wrapping_add(offset)) };
-                if (word.load(Ordering::Acquire) ^ old) & mask != 0 {
-                    differing[group / 8] |= 1 << (group % 8 * 8 + offset);
-                }
-            }
-        }
-        Some(differing)
-    }
-}
-
-/// Tells whether any of eight aligned words differs from its copy under `mask`.
-///
-/// Two words a load: each of them is read at once, since an aligned 16-byte load never tears an aligned word.
-#[inline]
-fn differs(words: *const u64, copy: &[u64; 8], mask: u64) -> bool {
-    let mask = [mask, mask];
-    let any: u64;
-    // SAFETY:
-    // - The caller's words are guest RAM, 64 bytes on a 64-byte boundary; `copy` and `mask` are Rust's own, at any alignment.
-    // - In assembly, because the guest may change the words meanwhile.
-    unsafe {
-        core::arch::asm!(
-            "movdqa {a}, [{words}]",
-            "movdqu {b}, [{copy}]",
-            "pxor {a}, {b}",
-            "movdqa {c}, [{words}+16]",
-            "movdqu {b}, [{copy}+16]",
-            "pxor {c}, {b}",
-            "por {a}, {c}",
-            "movdqa {c}, [{words}+32]",
-            "movdqu {b}, [{copy}+32]",
-            "pxor {c}, {b}",
-            "por {a}, {c}",
-            "movdqa {c}, [{words}+48]",
-            "movdqu {b}, [{copy}+48]",
-            "pxor {c}, {b}",
-            "por {a}, {c}",
-            "movdqu {b}, [{mask}]",
-            "pand {a}, {b}",
-            "pshufd {b}, {a}, 0x4e",
-            "por {a}, {b}",
-            "movq {any}, {a}",
-            a = out(xmm_reg) _, b = out(xmm_reg) _, c = out(xmm_reg) _, any = lateout(reg) any,
-            words = in(reg) words, copy = in(reg) copy, mask = in(reg) &raw const mask,
-            options(nostack, readonly)
-        );
-    }
-    any != 0
-}
+#[cfg(feature = "image")]
+use super::guest_ram::GuestRam;
 
 /// A 64-bit word that the processor, or the guest, changes at any time.
 #[derive(Clone, Copy, Debug)]
 pub struct TableWord<'a>(&'a AtomicU64);
 
-impl TableWord<'_> {
+impl<'a> TableWord<'a> {
+    pub(super) const fn new(word: &'a AtomicU64) -> Self {
+        Self(word)
+    }
+
     /// Loads (Acquire).
     #[inline]
     pub fn load(self) -> u64 {
@@ -407,14 +103,10 @@ pub(crate) fn claim(layout: crate::layout::Layout) -> (GuestRam, Frames) {
     );
     super::heap::extend(layout.heap.clone());
     let range = layout.tables.start.get() / PAGE_SIZE..layout.tables.end.get() / PAGE_SIZE;
-    assert_eq!(layout.guest[0].gpa, Gpa::new(0), "guest RAM starts at 0");
-    (
-        GuestRam {
-            first: layout.guest[0],
-            pieces: layout.guest,
-        },
-        Frames { range },
-    )
+    // SAFETY:
+    // - The layout gives these pieces to the guest alone; it is divided among its parts once.
+    let ram = unsafe { GuestRam::new(layout.guest) };
+    (ram, Frames { range })
 }
 
 /// Copies bytes that the boot loader left in memory.

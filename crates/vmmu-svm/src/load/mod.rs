@@ -20,7 +20,7 @@ use core::ops::Range;
 
 use vmmu::addr::Gpa;
 
-use crate::arch::physical::{GuestRam, NoMemory};
+use crate::arch::guest_ram::{GuestRam, NoMemory};
 
 /// Where conventional memory ends; what lies between here and 1 MiB is reported as reserved.
 const LOW_END: u64 = 0x9_fc00;
