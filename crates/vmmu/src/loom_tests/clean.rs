@@ -113,6 +113,37 @@ fn an_unsync_during_a_root_load_is_not_lost() {
     unsync_against_root_load("root load | unsync", false);
 }
 
+/// T14: two root loads meet at one unsync page: whichever finds the list empty, what it promises has been done.
+///
+/// Red if `make_clean` takes the page off the list before it is clean.
+#[test]
+fn two_root_loads_meet_at_an_unsync_page() {
+    explore("root load | root load, unsync page", || {
+        let mmu = world(SlotFlags::empty());
+        mmu.poke(UPPER, SLOT, gpte(TABLE));
+        let root = mmu.make_clean_page(UPPER, role(Level::L2, ALL));
+        let page = mmu.make_clean_page(TABLE, role(Level::L1, ALL));
+        mmu.link(root, page);
+        mmu.map(page, SLOT, D, READ, 0);
+        assert!(bare_call(&mmu).make_unsync(TABLE));
+        mmu.poke(TABLE, SLOT, gpte(E));
+        loom::explore();
+        let loaders = [(); 2].map(|()| {
+            let mmu = Arc::clone(&mmu);
+            thread::spawn(move || {
+                let call = bare_call(&mmu);
+                let mut debt = Debt::new(&call);
+                call.clean_root(root, &mut debt);
+                debt.pay();
+                agrees(&mmu, page);
+            })
+        });
+        for loader in loaders {
+            loader.join().unwrap();
+        }
+    });
+}
+
 /// T9: two cleaners, of two roles or of one page, while the guest writes through a stale TLB entry: what was called clean agrees with the
 /// guest's table, and nobody can write that any more.
 fn two_cleaners(name: &str, same: bool) {

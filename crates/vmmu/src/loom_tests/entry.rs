@@ -13,8 +13,8 @@ use std::sync::Arc;
 
 /// T10: a root is zapped while a CPU runs on it, or is about to: its table is not freed before the CPU has left it.
 ///
-/// Red without two of three: the reference of a loaded root in `Grace::pop`, the look at the root's life in `enter`, the flush in
-/// `Debt::pay`.
+/// Two guards hold this, and either suffices: red without both the reference of a loaded root (`Grace::pop`) and the wait of the flush
+/// (`flush_all`); red if a dead page is freed at once.
 #[test]
 fn a_root_in_use_is_not_freed() {
     explore("root retirement | guest entry", || {

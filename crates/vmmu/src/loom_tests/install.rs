@@ -1,8 +1,8 @@
 //! An installer against those who make its entry wrong: a reported write, the end of its table or of its child, a removal by frame.
 
 use super::world::{
-    ALL, D, E, LoomCall, READ, SLOT, TABLE, UPPER, bare_call, explore, frame_of, gpte, role,
-    walk_to, way, world,
+    ALL, D, E, LoomCall, LoomMmu, READ, SLOT, TABLE, UPPER, bare_call, explore, frame_of, gpte,
+    role, walk_to, way, world,
 };
 use crate::addr::{Gpa, Level};
 use crate::debt::Debt;
@@ -23,6 +23,24 @@ fn install(call: &LoomCall<'_>, page: PageId, gfn: crate::addr::Gfn) -> Result<I
     let way = way(&walk, page, AccessKind::Read);
     call.place(&way, page, Level::L1, SLOT, &leaf)
         .map(|(installed, _)| installed)
+}
+
+/// Links a child for what the guest's entry said when it was walked.
+fn link(call: &LoomCall<'_>, parent: PageId, child: PageId) {
+    let mut debt = Debt::new(call);
+    let walk = walk_to(D);
+    let way = way(&walk, parent, AccessKind::Read);
+    let demand = (TABLE, role(Level::L1, ALL));
+    let _ = call.link_checked(&way, parent, SLOT, child, demand, &mut debt);
+    debt.pay();
+}
+
+/// Makes the page of [`UPPER`] and that of [`TABLE`], to which the guest's entry leads.
+fn parent_and_child(mmu: &LoomMmu) -> (PageId, PageId) {
+    mmu.poke(UPPER, SLOT, gpte(TABLE));
+    let parent = mmu.make_clean_page(UPPER, role(Level::L2, ALL));
+    let child = mmu.make_clean_page(TABLE, role(Level::L1, ALL));
+    (parent, child)
 }
 
 /// M1: when a report returns, neither the table nor a TLB has what was derived from the old value.
@@ -107,21 +125,11 @@ fn nothing_is_installed_in_a_dead_table() {
 fn a_dead_child_is_not_linked() {
     explore("link | zap of the child", || {
         let mmu = world(SlotFlags::empty());
-        mmu.poke(UPPER, SLOT, gpte(TABLE));
-        let parent = mmu.make_clean_page(UPPER, role(Level::L2, ALL));
-        let child = mmu.make_clean_page(TABLE, role(Level::L1, ALL));
+        let (parent, child) = parent_and_child(&mmu);
         loom::explore();
         let linker = {
             let mmu = Arc::clone(&mmu);
-            thread::spawn(move || {
-                let call = mmu.call();
-                let mut debt = Debt::new(&call);
-                let walk = walk_to(D);
-                let way = way(&walk, parent, AccessKind::Read);
-                let demand = (TABLE, role(Level::L1, ALL));
-                let _ = call.link_checked(&way, parent, SLOT, child, demand, &mut debt);
-                debt.pay();
-            })
+            thread::spawn(move || link(&mmu.call(), parent, child))
         };
         let zapper = {
             let mmu = Arc::clone(&mmu);
@@ -148,21 +156,11 @@ fn a_dead_child_is_not_linked() {
 fn a_dead_parent_links_nothing() {
     explore("link | zap of the parent", || {
         let mmu = world(SlotFlags::empty());
-        mmu.poke(UPPER, SLOT, gpte(TABLE));
-        let parent = mmu.make_clean_page(UPPER, role(Level::L2, ALL));
-        let child = mmu.make_clean_page(TABLE, role(Level::L1, ALL));
+        let (parent, child) = parent_and_child(&mmu);
         loom::explore();
         let linker = {
             let mmu = Arc::clone(&mmu);
-            thread::spawn(move || {
-                let call = mmu.call();
-                let mut debt = Debt::new(&call);
-                let walk = walk_to(D);
-                let way = way(&walk, parent, AccessKind::Read);
-                let demand = (TABLE, role(Level::L1, ALL));
-                let _ = call.link_checked(&way, parent, SLOT, child, demand, &mut debt);
-                debt.pay();
-            })
+            thread::spawn(move || link(&mmu.call(), parent, child))
         };
         let zapper = {
             let mmu = Arc::clone(&mmu);
@@ -181,6 +179,67 @@ fn a_dead_parent_links_nothing() {
     });
 }
 
+/// T13: what a parent's entry was derived from changes between the walk and the link.
+///
+/// Red without the re-read in `link_checked`.
+#[test]
+fn a_reported_write_leaves_no_stale_link() {
+    explore("link | reported write", || {
+        let mmu = world(SlotFlags::empty());
+        let (parent, child) = parent_and_child(&mmu);
+        loom::explore();
+        let linker = {
+            let mmu = Arc::clone(&mmu);
+            thread::spawn(move || link(&bare_call(&mmu), parent, child))
+        };
+        let writer = {
+            let mmu = Arc::clone(&mmu);
+            thread::spawn(move || {
+                mmu.poke(UPPER, SLOT, gpte(E));
+                mmu.guest_wrote(Gpa::new(UPPER.address().get()), 8);
+                assert_eq!(mmu.spte(parent, SLOT), 0);
+            })
+        };
+        linker.join().unwrap();
+        writer.join().unwrap();
+        loom::stop_exploring();
+        assert_eq!(mmu.spte(parent, SLOT), 0);
+    });
+}
+
+/// A table is zapped while a write to it is reported: though nobody finds the page any more, its translations are gone when the report returns.
+///
+/// Red if the gate's count drops before the page is flushed; without the look at `flush_pending` in `Debt::promise`.
+#[test]
+fn a_report_waits_for_a_table_that_is_zapped() {
+    explore("zap of the table | reported write", || {
+        let mmu = world(SlotFlags::empty());
+        let page = mmu.make_clean_page(TABLE, role(Level::L1, ALL));
+        mmu.map(page, SLOT, D, READ, 0);
+        mmu.run_guest(mmu.spte(page, SLOT));
+        loom::explore();
+        let zapper = {
+            let mmu = Arc::clone(&mmu);
+            thread::spawn(move || {
+                let call = bare_call(&mmu);
+                let mut debt = Debt::new(&call);
+                assert!(call.zap(page, &mut debt));
+                debt.pay();
+            })
+        };
+        let writer = {
+            let mmu = Arc::clone(&mmu);
+            thread::spawn(move || {
+                mmu.poke(TABLE, SLOT, gpte(E));
+                mmu.guest_wrote(Gpa::new(TABLE.address().get()), 8);
+                assert_eq!(mmu.host.tlb(), 0);
+            })
+        };
+        zapper.join().unwrap();
+        writer.join().unwrap();
+    });
+}
+
 /// T17: parent and child are zapped by two CPUs at once, the child by a third one too: each dies once, and nothing names the dead.
 ///
 /// Red without: the second look at the entry in `remove_recorded`; the test of life in `kill`.
@@ -188,9 +247,7 @@ fn a_dead_parent_links_nothing() {
 fn two_zaps_meet() {
     explore("zap of the parent | zap of the child", || {
         let mmu = world(SlotFlags::empty());
-        mmu.poke(UPPER, SLOT, gpte(TABLE));
-        let parent = mmu.make_clean_page(UPPER, role(Level::L2, ALL));
-        let child = mmu.make_clean_page(TABLE, role(Level::L1, ALL));
+        let (parent, child) = parent_and_child(&mmu);
         mmu.link(parent, child);
         mmu.map(child, SLOT, D, READ, 0);
         loom::explore();

@@ -53,7 +53,7 @@ pub(super) fn explore(name: &str, model: impl Fn() + Send + Sync + 'static) {
     let counter = Arc::clone(&executions);
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(builder.preemption_bound.unwrap_or(3));
-    builder.max_branches = 20_000;
+    builder.max_branches = 4_000;
     builder.max_threads = 4;
     builder.expect_explicit_explore = true;
     let start = Instant::now();
