@@ -9,11 +9,13 @@
 //! 3. The update marks the frame dirty, and honours read-only slots.
 
 use crate::addr::{Gfn, Gpa, Level};
-use crate::host::{BackedFrame, GuestMemoryError, Host};
+use crate::error::Error;
+use crate::host::{BackedFrame, GuestMemoryError, Host, Need};
 use crate::mmu::Call;
 use crate::slots::{AddressSpace, SlotFlags};
 use crate::stats::Observer;
 use crate::walk::{CasOutcome, Gpte, GpteError, GpteMemory, GpteWidth};
+use core::cell::Cell;
 
 impl From<GuestMemoryError> for GpteError {
     fn from(error: GuestMemoryError) -> Self {
@@ -44,6 +46,37 @@ pub(crate) fn load<H: Host>(
 pub(crate) struct SlottedMemory<'c, 'm, H: Host, O: Observer> {
     pub(crate) call: &'c Call<'m, H, O>,
     pub(crate) space: AddressSpace,
+    /// A frame that the host had to be asked for: whoever walked leaves its locks, looks it up, and walks again.
+    absent: Cell<Option<(Gfn, Need)>>,
+}
+
+impl<'c, 'm, H: Host, O: Observer> SlottedMemory<'c, 'm, H, O> {
+    pub(crate) fn new(call: &'c Call<'m, H, O>, space: AddressSpace) -> Self {
+        Self {
+            call,
+            space,
+            absent: Cell::new(None),
+        }
+    }
+
+    fn note_absent(&self, error: GuestMemoryError, gfn: Gfn, need: Need) -> GpteError {
+        if error == GuestMemoryError::NotResident {
+            self.absent.set(Some((gfn, need)));
+        }
+        error.into()
+    }
+
+    /// Asks the host for the frame that stopped the walk, if one did. No lock is held.
+    pub(crate) fn page_in(&self) -> Result<(), Error> {
+        if let Some((gfn, need)) = self.absent.take()
+            && let Some(slot) = self.call.slot(self.space, gfn)
+        {
+            self.call.locks.assert_none();
+            let found = self.call.mmu.host.look_up(slot.backed(gfn), need);
+            found.map_err(|_| Error::HostMemory { gfn })?;
+        }
+        Ok(())
+    }
 }
 
 impl<H: Host, O: Observer> GpteMemory for SlottedMemory<'_, '_, H, O> {
@@ -51,7 +84,15 @@ impl<H: Host, O: Observer> GpteMemory for SlottedMemory<'_, '_, H, O> {
     fn read(&self, at: Gpa, width: GpteWidth) -> Result<Gpte, GpteError> {
         let gfn = Gfn::containing(at);
         let slot = self.call.slot(self.space, gfn).ok_or(GpteError::Missing)?;
-        load(&self.call.mmu.host, slot.backed(gfn), at, width)
+        let offset = at.page_offset() as u16;
+        let loaded = self
+            .call
+            .mmu
+            .host
+            .load_gpte(slot.backed(gfn), offset, width);
+        loaded
+            .map(Gpte::new)
+            .map_err(|error| self.note_absent(error, gfn, Need::Read))
     }
 
     fn compare_exchange(
@@ -90,7 +131,28 @@ impl<H: Host, O: Observer> GpteMemory for SlottedMemory<'_, '_, H, O> {
             }
             Ok(Err(_)) => Ok(CasOutcome::Lost),
             Err(GuestMemoryError::ReadOnly) => Ok(CasOutcome::ReadOnly),
-            Err(error) => Err(error.into()),
+            Err(error) => Err(self.note_absent(error, gfn, Need::Write)),
         }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod a_table_that_is_not_resident {
+    use crate::addr::{Gfn, Level};
+    use crate::sync::Ordering;
+    use crate::testhost::{AD, Guest, PWU, World};
+    use crate::walk::Access;
+    use crate::{Engine, FaultOutcome};
+
+    #[test]
+    fn is_asked_for_instead_of_waited_for_for_ever() {
+        let world = World::new(Engine::Shadow, |_| {});
+        let page = (Gfn::new(600), Level::L1);
+        let table = Guest::new(World::ROOT).map(world.mmu.host(), 0, page, PWU | AD);
+        world.set_root();
+        let absent = &world.mmu.host().absent;
+        absent.store(table.get() + 1, Ordering::SeqCst);
+        assert_eq!(world.touch(0, Access::READ), FaultOutcome::Resume);
+        assert_eq!(absent.load(Ordering::SeqCst), 0);
     }
 }

@@ -14,6 +14,7 @@ use crate::edge::{Installed, Leaf, Purpose, Refused};
 use crate::error::Error;
 use crate::frames::Missing;
 use crate::host::{Host, LookupError, Need};
+use crate::memory::SlottedMemory;
 use crate::mmu::Call;
 use crate::outcome::{EmulateReason, FaultOutcome};
 use crate::page::{Flags, Page, PageId};
@@ -128,13 +129,13 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
     ) -> Result<FaultOutcome, Again> {
         let root = self.live_root(local, debt)?;
         let mut walk = Walk::new();
-        let memory = crate::memory::SlottedMemory {
-            call: self,
-            space: local.space,
-        };
+        let memory = SlottedMemory::new(self, local.space);
         match local.walker.walk_into(&memory, gva, access, &mut walk) {
             Ok(()) => {}
-            Err(WalkFailure::Retry) => return Err(Again::Raced),
+            Err(WalkFailure::Retry) => {
+                memory.page_in()?;
+                return Err(Again::Raced);
+            }
             Err(failure) => {
                 self.forget(root, gva, debt);
                 return Ok(self.refuse(gva, failure));

@@ -36,6 +36,8 @@ pub(crate) struct TestHost {
     map: Vec<AtomicU64>,
     /// The largest block that look-ups allow.
     largest: AtomicU64,
+    /// A guest frame that is not resident until it is looked up, as number + 1.
+    pub(crate) absent: AtomicU64,
     /// Allocations that succeed from now on.
     pub(crate) credit: AtomicU64,
 }
@@ -52,6 +54,7 @@ impl TestHost {
                 .map(|g| AtomicU64::new((RAM + g) << 1 | 1))
                 .collect(),
             largest: AtomicU64::new(1),
+            absent: AtomicU64::new(0),
             credit: AtomicU64::new(u64::MAX),
         }
     }
@@ -62,6 +65,9 @@ impl TestHost {
 
     fn gpte(&self, frame: BackedFrame, offset: u16) -> Result<&AtomicU64, GuestMemoryError> {
         let index = usize::from(offset) / 8 % TABLE_SLOTS;
+        if self.absent.load(Ordering::SeqCst) == frame.gfn.get() + 1 {
+            return Err(GuestMemoryError::NotResident);
+        }
         self.ram
             .get((frame.token.0 + frame.frame) as usize * TABLE_SLOTS + index)
             .ok_or(GuestMemoryError::OutOfRange)
@@ -81,14 +87,6 @@ impl TestHost {
     pub(crate) fn back(&self, gfn: Gfn, backing: Option<(Pfn, bool)>) {
         let packed = backing.map_or(HOLE, |(pfn, writable)| pfn.get() << 1 | u64::from(writable));
         self.map[gfn.get() as usize].store(packed, Ordering::SeqCst);
-    }
-
-    /// Returns how many tables are allocated.
-    pub(crate) fn allocated(&self) -> usize {
-        self.taken
-            .iter()
-            .filter(|t| t.load(Ordering::SeqCst) != 0)
-            .count()
     }
 }
 
@@ -173,6 +171,10 @@ impl GuestMemory for TestHost {
 impl FrameLookup for TestHost {
     fn look_up(&self, frame: BackedFrame, _: Need) -> Result<HostFrame, LookupError> {
         let at = (frame.token.0 + frame.frame) as usize;
+        let was_absent = frame.gfn.get() + 1;
+        let _ = self
+            .absent
+            .compare_exchange(was_absent, 0, Ordering::SeqCst, Ordering::SeqCst);
         match self.map.get(at).map(|m| m.load(Ordering::Acquire)) {
             None | Some(HOLE) => Err(LookupError::Hole),
             Some(packed) => Ok(HostFrame {

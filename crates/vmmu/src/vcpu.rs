@@ -359,7 +359,7 @@ impl<'m, H: Host, O: Observer> Vcpu<'m, H, O> {
     /// Translates an address as the guest would, without touching A and D bits: for fetching an instruction that has to be decoded.
     ///
     /// # Errors
-    /// [`Error::VcpuBusy`]; the inner result is the walk's own.
+    /// [`Error::VcpuBusy`], [`Error::HostMemory`]; the inner result is the walk's own.
     pub fn translate(
         &self,
         gva: Gva,
@@ -368,14 +368,13 @@ impl<'m, H: Host, O: Observer> Vcpu<'m, H, O> {
     ) -> Result<Result<Walk, WalkFailure>, Error> {
         let local = self.claim()?;
         let call = self.call();
-        let memory = crate::memory::SlottedMemory {
-            call: &call,
-            space: local.space,
-        };
+        let memory = crate::memory::SlottedMemory::new(&call, local.space);
         let mut walk = Walk::new();
         let walked = local
             .walker
             .probe(&memory, gva, Access::new(kind, privilege), &mut walk);
+        // A table that was not resident is by the time the caller tries again.
+        memory.page_in()?;
         Ok(walked.map(|()| walk))
     }
 
