@@ -265,11 +265,12 @@ fn new_copy() -> Option<Box<[u64; 512]>> {
 #[cfg(all(test, not(loom)))]
 mod a_sync_misses_no_change {
     use super::*;
+    use crate::audit::{AuditFinding, Strictness};
     use crate::page::Flags;
     use crate::sync::{Locks, Ordering};
     use crate::testhost::{AD, Guest, PWU, World};
     use crate::walk::Access;
-    use crate::{Engine, FaultOutcome, audit::Strictness};
+    use crate::{Engine, FaultOutcome};
 
     /// The pages of a dense table.
     const PAGES: u64 = 0x40_0000;
@@ -319,5 +320,21 @@ mod a_sync_misses_no_change {
         world.reload();
         assert!(!world.spte(world.slot(page, Level::L1)).has(Spte::WRITE));
         world.mmu.audit(Strictness::Exact).unwrap();
+    }
+
+    #[test]
+    fn and_the_auditor_sees_one_that_the_copy_would_hide() {
+        let (world, _) = dense_and_unsync();
+        world.mmu.audit(Strictness::Structure).unwrap();
+        let (id, slot) = world.slot(PAGES + 5 * 4096, Level::L1);
+        let locks = Locks::default();
+        let mut state = world.page(id).lock.lock(&locks);
+        state.copy.as_mut().unwrap()[slot.get()] &= !Spte::WRITE;
+        drop(state);
+        let failure = world.mmu.audit(Strictness::Structure).unwrap_err();
+        assert!(matches!(
+            failure.findings(),
+            [AuditFinding::CopyHides { .. }]
+        ));
     }
 }

@@ -18,11 +18,29 @@ impl<H: Host, O: Observer> Audit<'_, '_, H, O> {
     pub(super) fn check_entries(&mut self) {
         for id in self.pages.clone() {
             let page = self.page(id);
+            self.check_copy(id, page);
             for slot in (0..TABLE_SLOTS).map(Index::truncate) {
                 let spte = self.call.load(page, slot);
                 if spte.is_present() {
                     self.check_entry(id, page, slot, spte);
                 }
+            }
+        }
+    }
+
+    /// Checks that every present entry follows from the word of the copy, if there is one that a sync relies on.
+    fn check_copy(&mut self, id: PageId, page: &Page) {
+        let state = page.lock.lock(&self.call.locks);
+        let Some(copy) = state.copy.clone().filter(|_| !state.doubtful) else {
+            return;
+        };
+        drop(state);
+        for (slot, word) in copy.iter().enumerate() {
+            let slot = Index::truncate(slot);
+            let spte = self.call.load(page, slot);
+            if spte.is_present() && !self.follows(page, slot, spte, Gpte::new(*word)) {
+                let (at, bits, word) = (SpteRef::new(id, slot).into(), spte.raw(), *word);
+                self.find(Found::CopyHides { at, bits, word });
             }
         }
     }

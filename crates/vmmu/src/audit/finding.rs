@@ -139,6 +139,9 @@ pub enum AuditFinding {
     /// A clean page's entry says something else than the guest's ([`super::Strictness::Exact`]).
     #[error("{at} with bits {bits:#x} does not follow from the guest's entry {gpte:#x}")]
     Stale { at: Place, bits: u64, gpte: u64 },
+    /// A sync would not look at the entry, though it does not follow from the word of the copy.
+    #[error("{at} with bits {bits:#x} does not follow from the copy's word {word:#x}")]
+    CopyHides { at: Place, bits: u64, word: u64 },
     /// The large-page counter is wrong.
     #[error("the region at {gfn} counts {recorded} live pages and has {counted}")]
     LiveCount {
