@@ -90,6 +90,11 @@ impl Memory {
         if let Some(limit) = configuration.max_pages {
             config.max_pages = limit;
         }
+        // Reclaim has to begin before frames run out; the heap, as large as the frames, holds the bookkeeping.
+        let affordable = tables.capacity() / 5 * 4;
+        config.max_pages = config
+            .max_pages
+            .min(affordable.min(u64::from(u32::MAX)) as u32);
         let mmu = Mmu::new(SvmHost::new(Arc::clone(ram), tables), config)?;
         let slot = |base: Gpa, bytes: u64, token| SlotConfig {
             space: AddressSpace::Normal,

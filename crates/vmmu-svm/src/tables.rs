@@ -53,6 +53,10 @@ impl TableFrames {
     pub fn free(&self, frame: Pfn) {
         self.state.lock().free.push(frame);
     }
+    /// Returns how many frames there are.
+    pub fn capacity(&self) -> u64 {
+        self.frames.range().end.get() - self.frames.range().start.get()
+    }
     /// Returns how many frames are in use.
     pub fn in_use(&self) -> u64 {
         let state = self.state.lock();
