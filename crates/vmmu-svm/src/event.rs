@@ -51,6 +51,9 @@ pub enum Merged {
 }
 
 impl Event {
+    /// An NMI.
+    pub const NMI: Self = Self(2 | (Kind::Nmi as u64) << 8 | VALID);
+
     /// Returns the event of a field, if it holds one.
     #[inline]
     pub const fn from_field(field: u64) -> Option<Self> {

@@ -26,6 +26,8 @@ impl ExitCode {
     pub const PAGE_FAULT: Self = Self(0x4e);
     /// Physical non-maskable interrupt.
     pub const NMI: Self = Self(0x61);
+    /// IRET.
+    pub const IRET: Self = Self(0x74);
     /// CPUID.
     pub const CPUID: Self = Self(0x72);
     /// INVLPG.
@@ -99,6 +101,7 @@ impl fmt::Display for ExitCode {
             0x61 => f.write_str("nmi"),
             0x63 => f.write_str("init"),
             0x72 => f.write_str("cpuid"),
+            0x74 => f.write_str("iret"),
             0x78 => f.write_str("hlt"),
             0x79 => f.write_str("invlpg"),
             0x7b => f.write_str("io"),

@@ -9,6 +9,7 @@
 
 mod control_exits;
 mod io;
+mod nmi;
 mod step;
 
 use alloc::boxed::Box;
@@ -36,6 +37,7 @@ use crate::report;
 use crate::vcpu::{TripleFault, Vcpu};
 use crate::vmcb::{ControlRegisters, Intercepts1, Intercepts2};
 
+use nmi::Nmi;
 use step::Step;
 
 const RAX: Gpr = Gpr(0);
@@ -52,6 +54,7 @@ pub struct Machine {
     shape: Shape,
     apic_base: u64,
     audit_every: Option<NonZeroU64>,
+    nmi: Nmi,
     step: Option<Step>,
     last_step: Option<Step>,
     // The processor reads them as long as the guest runs.
@@ -112,6 +115,7 @@ impl Machine {
             shape,
             apic_base,
             audit_every: configuration.audit,
+            nmi: Nmi::Open,
             step: None,
             last_step: None,
             _maps: maps,
@@ -185,7 +189,11 @@ impl Machine {
         }
         match code {
             ExitCode::NMI => {
-                self.vcpu.resume();
+                self.take_nmi();
+                Ok(())
+            }
+            ExitCode::IRET => {
+                self.end_nmi();
                 Ok(())
             }
             ExitCode::SHUTDOWN => Err(Stop::TripleFault),

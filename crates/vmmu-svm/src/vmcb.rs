@@ -18,6 +18,8 @@ bitflags! {
         const INIT = 1 << 3;
         /// CPUID.
         const CPUID = 1 << 18;
+        /// IRET.
+        const IRET = 1 << 20;
         /// INVLPG.
         const INVLPG = 1 << 25;
         /// INVLPGA.

@@ -100,6 +100,10 @@ global_asm!(
     "jmp 2f",
     ".set vector, vector + 1",
     ".endr",
+    // An NMI that the host lets in: it is the guest's, and passed on by whoever let it in.
+    ".balign 16",
+    ".globl vmmu_nmi_stub",
+    "vmmu_nmi_stub: iretq",
     "2: mov %rsp, %rdi",
     "and $-16, %rsp",
     "call vmmu_exception",
@@ -107,7 +111,11 @@ global_asm!(
     options(att_syntax)
 );
 
+/// The vector of NMIs.
+const NMI: u8 = 2;
+
 unsafe extern "C" {
+    static vmmu_nmi_stub: u8;
     static vmmu_exception_stubs: [u8; 32 * 16];
     static vmmu_boot_stack: u8;
     static vmmu_image_start: u8;
@@ -116,6 +124,9 @@ unsafe extern "C" {
 
 /// Returns the address of the stub of an exception vector below 32.
 pub(super) fn stub(vector: u8) -> u64 {
+    if vector == NMI {
+        return (&raw const vmmu_nmi_stub) as u64;
+    }
     (&raw const vmmu_exception_stubs) as u64 + u64::from(vector & 31) * 16
 }
 

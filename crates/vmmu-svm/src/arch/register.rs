@@ -113,6 +113,15 @@ pub fn reload_cr3() {
     unsafe { asm!("mov {0}, cr3", "mov cr3, {0}", out(reg) _, options(nostack)) }
 }
 
+/// Lets an NMI in that waits, so that it waits no more.
+///
+/// An intercepted NMI stays pending across its exit (AMD APM vol. 2, section 15.13.1): the next VMRUN would exit again at once.
+pub fn take_nmi() {
+    // SAFETY:
+    // - Interrupts stay off by RFLAGS.IF; the host's handler of NMIs returns at once, on a stack of its own.
+    unsafe { asm!("stgi", "nop", "clgi", options(nostack)) }
+}
+
 /// Waits for ever.
 pub fn halt() -> ! {
     loop {
