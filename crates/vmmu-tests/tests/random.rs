@@ -1,9 +1,10 @@
 //! Random guests: programs of guests, hypervisors and hosts, checked after each step; what fails shrinks.
 //!
-//! `VMMU_TEST_CASES` sets how many programs each test runs, 64 unless told.
+//! `VMMU_TEST_CASES` sets how many programs each test runs, 64 unless told. `VMMU_TEST_SEED` sets the seed; without it the short run takes
+//! the same one everywhere, so that it says something about a change, and a longer run takes a new one each time and prints it.
 
-use proptest::prelude::{Just, Strategy, any, prop_oneof};
-use proptest::test_runner::{Config, TestError, TestRunner};
+use proptest::prelude::{Just, Rng, Strategy, any, prop_oneof};
+use proptest::test_runner::{Config, RngSeed, TestError, TestRunner};
 use vmmu::addr::Level;
 use vmmu::{Engine, SlotFlags};
 use vmmu_cpu::Policy;
@@ -64,10 +65,15 @@ fn ground(engine: Engine) -> impl Strategy<Value = Ground> {
 }
 
 fn check(engine: Engine, share: u32) {
-    let cases = std::env::var("VMMU_TEST_CASES").ok();
-    let cases = cases.and_then(|c| c.parse().ok()).unwrap_or(64);
+    let number = |name| std::env::var(name).ok().and_then(|n| n.parse::<u64>().ok());
+    let cases = number("VMMU_TEST_CASES");
+    let fresh = cases.map_or(1, |_| TestRunner::default().rng().next_u64());
+    let seed = number("VMMU_TEST_SEED").unwrap_or(fresh);
+    println!("{engine:?}: VMMU_TEST_SEED={seed}");
+    let cases = cases.unwrap_or(64) as u32;
     let mut runner = TestRunner::new(Config {
         cases: cases / share,
+        rng_seed: RngSeed::Fixed(seed),
         failure_persistence: None,
         max_shrink_iters: 20_000,
         ..Config::default()
