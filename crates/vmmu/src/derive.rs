@@ -156,6 +156,43 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         }
     }
 
+    /// Returns the page that a slot links if the guest's entry is a table's and demands just that page: then there is nothing to derive.
+    ///
+    /// Under the table lock. What [`Call::derive_one`] would find out, for the case that is most; any other is left to it.
+    #[inline]
+    pub(crate) fn confirm_link(
+        &self,
+        page: &Page,
+        (slot, level): (Index, Level),
+        decoder: &Decoder,
+        state: &mut TableState,
+    ) -> Option<PageId> {
+        let role = page.role();
+        let below = level.below()?;
+        if role.is_direct() || mutant!(CopyNotRefreshed) {
+            return None;
+        }
+        let is_present = self.load(page, slot).is_present();
+        let (true, Record::Link(child)) = (is_present, page.record_at(slot, level)) else {
+            return None;
+        };
+        let gpte = self
+            .read_gpte(role, Self::gpte_at(page, slot), GpteWidth::Bytes8)
+            .ok()?;
+        let is_table = gpte.has(Gpte::ACCESSED)
+            && decoder.is_valid(level, gpte)
+            && !decoder.is_leaf(level, gpte)
+            && decoder.format().has_rights(level);
+        let demanded = role.child(below, role.rights() & gpte.rights(), false);
+        if !is_table || !self.page(child).is_for(gpte.frame(), demanded) {
+            return None;
+        }
+        if let Some(copy) = state.copy.as_deref_mut() {
+            copy[slot.get() % 512] = gpte.raw();
+        }
+        Some(child)
+    }
+
     /// Notes that a slot has just been filled or confirmed for `gpte`. Under the table lock.
     ///
     /// An entry that was there before and allows more than `gpte` does is left for the guest's flush: the copy must not hide it from the sync.

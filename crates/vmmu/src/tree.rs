@@ -285,6 +285,11 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
             let level = page.role().level();
             let index = level.index(gva.get());
             let mut state = page.lock.lock(&self.locks);
+            if let Some(child) = self.confirm_link(page, (index, level), decoder, &mut state) {
+                drop(state);
+                (id, page) = (child, self.page(child));
+                continue;
+            }
             let present = self.derive_one((id, page), index, decoder, &mut state, debt);
             drop(state);
             if !present || level == Level::L1 {

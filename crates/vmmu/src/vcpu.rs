@@ -297,11 +297,38 @@ impl<'m, H: Host, O: Observer> Vcpu<'m, H, O> {
         let mut local = self.claim()?;
         local.walker.set_cr3(cr3, None);
         local.flush |= !mutant!(Cr3KeepsTlb);
-        if self.mmu.config.engine == crate::Engine::Shadow {
+        if self.mmu.config.engine == crate::Engine::Shadow && !self.reload_root(&local) {
             self.with_pages(|call| call.load_root(&mut local))
         } else {
             Ok(())
         }
+    }
+
+    /// Loads the root that is loaded already, if it is as clean as it has to be; tells whether it is. What [`Call::load_root`] finds out
+    /// in general; needs no guard, because the loaded root is referenced.
+    #[inline]
+    fn reload_root(&self, local: &VcpuLocal) -> bool {
+        let (gfn, role) = Call::<H, O>::wanted_root(local);
+        let fits = |root: &Root| root.gfn == gfn && root.role == role && self.mmu.is_current(root);
+        let Some(root) = local.root.filter(fits) else {
+            return false;
+        };
+        let page = self.mmu.pool.get(root.id);
+        // The same loads as in `clean_root`, with the same partners.
+        let epoch = self.mmu.epoch.load(Ordering::Acquire);
+        let slots = &self.mmu.slots;
+        let is_clean = local.loaded
+            && !role.is_direct()
+            && page.clean_at.load(Ordering::Acquire) == epoch
+            && page.flags().contains(Flags::CLEAN)
+            && slots
+                .find_near(&self.shared.hint, local.space, gfn)
+                .is_some();
+        if is_clean {
+            self.shared.counters.add_alone(Event::RootCached, 1);
+            self.mmu.observer.observe(Event::RootCached, None);
+        }
+        is_clean
     }
 
     /// Serves the guest's own flushes. Needed in the shadow engine only: under nested paging the processor does them.
