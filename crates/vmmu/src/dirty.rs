@@ -60,7 +60,12 @@ fn within(first: u64, from: u64, to: u64) -> [u64; 8] {
 }
 
 impl<'m, H: Host, O: Observer> Call<'m, H, O> {
-    fn harvest_region(&self, first: Gfn, space: AddressSpace, mask: &[u64; 8]) -> [u64; 8] {
+    pub(crate) fn harvest_region(
+        &self,
+        first: Gfn,
+        space: AddressSpace,
+        mask: &[u64; 8],
+    ) -> [u64; 8] {
         let mut debt = Debt::new(self);
         let taken = if self.is_direct_engine() {
             self.take_direct(first, space, mask, &mut debt)

@@ -144,29 +144,67 @@ fn two_root_loads_meet_at_an_unsync_page() {
     });
 }
 
-/// T9: two cleaners, of two roles or of one page, while the guest writes through a stale TLB entry: what was called clean agrees with the
-/// guest's table, and nobody can write that any more.
-fn two_cleaners(name: &str, same: bool) {
-    explore(name, move || {
+/// A guest table with its pages unsync, a third page that maps it writable, and a TLB that does, too.
+fn writable_table(pages: &[PageId], mmu: &LoomMmu) {
+    for page in pages {
+        mmu.map(*page, SLOT, D, READ, 0);
+    }
+    assert!(bare_call(mmu).make_unsync(TABLE));
+    let other = mmu.make_clean_page(OTHER, role(Level::L1, ALL));
+    mmu.map(other, SLOT1, TABLE, ALL, 0);
+    mmu.run_guest(mmu.spte(other, SLOT1));
+}
+
+/// T9: the pages of two roles are made clean at once, and the guest writes through a stale TLB entry: what is clean agrees with the guest's table.
+///
+/// Red if `make_clean` looks at its own debt only, and not at `flush_pending`; if an unsync takes one page only.
+#[test]
+fn two_roles_are_made_clean_at_once() {
+    explore("make_clean | make_clean, another role", || {
         let mmu = world(SlotFlags::empty());
         mmu.poke(TABLE, SLOT, gpte(D));
         mmu.poke(OTHER, SLOT1, gpte(TABLE));
-        let one = mmu.make_clean_page(TABLE, role(Level::L1, ALL));
-        let two = if same {
-            one
-        } else {
-            mmu.make_clean_page(TABLE, role(Level::L1, READ))
-        };
-        let other = mmu.make_clean_page(OTHER, role(Level::L1, ALL));
-        mmu.map(one, SLOT, D, READ, 0);
-        if !same {
-            mmu.map(two, SLOT, D, READ, 0);
-        }
-        assert!(bare_call(&mmu).make_unsync(TABLE));
-        mmu.map(other, SLOT1, TABLE, ALL, 0);
-        mmu.run_guest(mmu.spte(other, SLOT1));
+        let pages = [ALL, READ].map(|rights| mmu.make_clean_page(TABLE, role(Level::L1, rights)));
+        writable_table(&pages, &mmu);
         loom::explore();
-        let cleaners = [one, two].map(|page| {
+        let cleaners = pages.map(|page| {
+            let mmu = Arc::clone(&mmu);
+            thread::spawn(move || {
+                let call = bare_call(&mmu);
+                let mut debt = Debt::new(&call);
+                let _ = call.make_clean(page, &mut debt);
+                debt.pay();
+            })
+        });
+        let guest = {
+            let mmu = Arc::clone(&mmu);
+            thread::spawn(move || mmu.host.write_through_tlb(TABLE, SLOT, gpte(E)))
+        };
+        for thread in cleaners.into_iter().chain([guest]) {
+            thread.join().unwrap();
+        }
+        loom::stop_exploring();
+        for page in pages {
+            assert!(bare_call(&mmu).flags_of(page).contains(Flags::CLEAN));
+            agrees(&mmu, page);
+        }
+    });
+}
+
+/// One page is made clean by two at once: whoever is told that it is clean finds no TLB that can write its table.
+///
+/// Red if `make_clean` looks at its own debt only, and not at `flush_pending`; if taking WRITE owes no flush.
+#[test]
+fn one_page_is_made_clean_twice_at_once() {
+    explore("make_clean | make_clean, same page", || {
+        let mmu = world(SlotFlags::empty());
+        mmu.poke(TABLE, SLOT, gpte(D));
+        mmu.poke(OTHER, SLOT1, gpte(TABLE));
+        let page = mmu.make_clean_page(TABLE, role(Level::L1, ALL));
+        writable_table(&[page], &mmu);
+        mmu.poke(TABLE, SLOT, gpte(E));
+        loom::explore();
+        let cleaners = [(); 2].map(|()| {
             let mmu = Arc::clone(&mmu);
             thread::spawn(move || {
                 let call = bare_call(&mmu);
@@ -178,30 +216,10 @@ fn two_cleaners(name: &str, same: bool) {
                 debt.pay();
             })
         });
-        let guest = {
-            let mmu = Arc::clone(&mmu);
-            thread::spawn(move || mmu.host.write_through_tlb(TABLE, SLOT, gpte(E)))
-        };
         for cleaner in cleaners {
             cleaner.join().unwrap();
         }
-        guest.join().unwrap();
-        loom::stop_exploring();
-        agrees(&mmu, one);
-        agrees(&mmu, two);
     });
-}
-
-/// Red if `make_clean` pays its own debt only, and does not look at `flush_pending`.
-#[test]
-fn two_roles_are_made_clean_at_once() {
-    two_cleaners("make_clean | make_clean, another role", false);
-}
-
-/// Red if `make_clean` pays its own debt only, and does not look at `flush_pending`.
-#[test]
-fn one_page_is_made_clean_twice_at_once() {
-    two_cleaners("make_clean | make_clean, same page", true);
 }
 
 /// A page without entries becomes clean while its first one is installed, and the guest writes its table through a stale TLB entry.

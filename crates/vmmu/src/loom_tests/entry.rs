@@ -135,7 +135,8 @@ fn a_flush_does_not_wait_for_a_guest_that_is_back() {
 
 /// Rule R8: a call that found a page before its end reads the page's table, not a freed one.
 ///
-/// Red without: the comparison with the oldest guard in `Grace::pop`; the barrier in `enter_other`; that in `oldest`.
+/// Red without: the comparison with the oldest guard in `Grace::pop`; the barrier in `enter_other`. (The one in `oldest` is covered by the
+/// barrier of the flush that precedes every retirement.)
 #[test]
 fn a_reader_keeps_what_it_found() {
     explore("retirement | reader", || {

@@ -251,19 +251,16 @@ fn two_zaps_meet() {
         mmu.link(parent, child);
         mmu.map(child, SLOT, D, READ, 0);
         loom::explore();
-        let zappers: Vec<_> = [[parent, child], [child, parent]]
-            .into_iter()
-            .map(|pages| {
-                let mmu = Arc::clone(&mmu);
-                thread::spawn(move || {
-                    let call = mmu.call();
-                    let mut debt = Debt::new(&call);
-                    let zapped = pages.map(|page| call.zap(page, &mut debt));
-                    debt.pay();
-                    zapped.into_iter().filter(|z| *z).count()
-                })
+        let zappers = [&[parent, child][..], &[child]].map(|pages| {
+            let (mmu, pages) = (Arc::clone(&mmu), pages.to_vec());
+            thread::spawn(move || {
+                let call = mmu.call();
+                let mut debt = Debt::new(&call);
+                let zapped = pages.iter().filter(|id| call.zap(**id, &mut debt)).count();
+                debt.pay();
+                zapped
             })
-            .collect();
+        });
         let zapped: usize = zappers.into_iter().map(|z| z.join().unwrap()).sum();
         loom::stop_exploring();
         assert_eq!(zapped, 2);
