@@ -309,7 +309,7 @@ impl Memory {
     /// If a rule is broken: that is a bug of the library.
     #[cold]
     pub fn audit(&self) {
-        if let Err(failure) = self.mmu.audit(Strictness::Structure) {
+        if let Err(failure) = self.mmu.audit(Strictness::Exact) {
             panic!("the auditor found broken rules: {failure}");
         }
     }
