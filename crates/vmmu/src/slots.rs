@@ -290,7 +290,9 @@ impl SlotTable {
         }
         let _edit = self.edit.lock(locks);
         let overlap = self.scan(|slot, space| {
-            space == config.space
+            // A free slot has kept its base.
+            slot.frames != 0
+                && space == config.space
                 && slot.base.get() < end
                 && config.base.get() < slot.base.get() + slot.frames
         });
