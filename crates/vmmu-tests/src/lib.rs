@@ -7,6 +7,7 @@
 //! | [`judge`] | what each access may show: the criterion for a virtual TLB, accessed and dirty bits |
 //! | [`guest`] | guest tables: entries and a tree that most tests begin with |
 //! | [`program`] | random programs |
+//! | [`stage`] | what the scenarios begin with |
 //! | [`convert`] | one type of the library, the processor or the specification as another's |
 //!
 //! Each word that the guest, the embedder or the library's walker stores in guest memory goes into the specification's log. An access of
@@ -27,3 +28,4 @@ pub mod host;
 pub mod judge;
 pub mod machine;
 pub mod program;
+pub mod stage;
