@@ -192,12 +192,15 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
                 reason: EmulateReason::Smap,
             });
         };
+        // A log of 4 KiB frames needs entries of that size: a write through a larger one would have to mark all of it.
+        let logged = slot.flags.contains(SlotFlags::LOG_DIRTY);
+        let most = if logged { Level::L1 } else { Level::L2 };
         let largest = slot.largest(
             gfn,
             host.largest
                 .min(walk.leaf_level())
                 .min(self.mmu.config.largest_leaf)
-                .min(Level::L2),
+                .min(most),
         );
         let leaf = Leaf {
             gfn,
