@@ -4,6 +4,7 @@
 //! caller cannot tell from having been slow (rule R11): repeating it is always right.
 
 use crate::addr::{Gfn, Gpa};
+use crate::config::Engine;
 use crate::host::{OutOfTables, VcpuId};
 use crate::paging::{GuestFormat, PhysBits};
 use crate::slots::{AddressSpace, SlotId};
@@ -57,6 +58,12 @@ pub enum Error {
     /// There is no such vCPU.
     #[error("no vCPU {}", .0.0)]
     NoSuchVcpu(VcpuId),
+    /// The fault is the other engine's: served here it would map memory where nobody looks for it.
+    #[error("a fault of another engine than {engine:?}")]
+    WrongEngine {
+        /// The engine configured.
+        engine: Engine,
+    },
     /// Another thread is in a call for this vCPU.
     #[error("vCPU {} is in use by another thread", .0.0)]
     VcpuBusy(VcpuId),

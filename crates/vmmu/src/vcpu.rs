@@ -362,8 +362,12 @@ impl<'m, H: Host, O: Observer> Vcpu<'m, H, O> {
     ///
     /// # Errors
     /// [`Error::OutOfTables`], [`Error::OutOfMemory`], [`Error::HostMemory`], [`Error::PageLimit`]: nothing is lost, the guest may be entered
-    /// again when there is memory. [`Error::VcpuBusy`].
+    /// again when there is memory. [`Error::VcpuBusy`], [`Error::WrongEngine`].
     pub fn handle_fault(&self, gva: Gva, access: Access) -> Result<FaultOutcome, Error> {
+        let engine = self.mmu.config.engine;
+        if engine != crate::Engine::Shadow {
+            return Err(Error::WrongEngine { engine });
+        }
         let mut local = self.claim()?;
         self.shared.counters.add_alone(Event::FaultTaken, 1);
         self.with_pages(|call| call.shadow_fault(&mut local, gva, access))
@@ -378,6 +382,10 @@ impl<'m, H: Host, O: Observer> Vcpu<'m, H, O> {
         gpa: crate::addr::Gpa,
         access: AccessKind,
     ) -> Result<FaultOutcome, Error> {
+        let engine = self.mmu.config.engine;
+        if engine == crate::Engine::Shadow {
+            return Err(Error::WrongEngine { engine });
+        }
         let local = self.claim()?;
         self.shared.counters.add_alone(Event::FaultTaken, 1);
         self.with_pages(|call| call.direct_fault(local.space, gpa, access))
@@ -706,5 +714,30 @@ mod a_root_that_cannot_be_loaded_is_not_entered {
         assert!(world.vcpu(0).enter().is_err());
         world.reload();
         assert!(world.vcpu(0).enter().is_ok());
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod a_fault_of_the_other_engine {
+    use crate::addr::{Gpa, Gva};
+    use crate::audit::Strictness;
+    use crate::testhost::World;
+    use crate::walk::{Access, AccessKind};
+    use crate::{Engine, Error};
+
+    #[test]
+    fn is_refused() {
+        for engine in [Engine::Shadow, Engine::Npt, Engine::Ept] {
+            let world = World::new(engine, |_| {});
+            let vcpu = world.vcpu(0);
+            let refused = if engine == Engine::Shadow {
+                vcpu.handle_nested_fault(Gpa::new(0), AccessKind::Read)
+            } else {
+                vcpu.handle_fault(Gva::new(0), Access::READ)
+            };
+            assert_eq!(refused, Err(Error::WrongEngine { engine }));
+            let report = world.mmu.audit(Strictness::Exact).unwrap();
+            assert_eq!(report.pages, 0);
+        }
     }
 }
