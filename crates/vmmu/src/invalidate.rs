@@ -7,7 +7,7 @@
 //! the new sequence.
 //!
 //! Invariants:
-//! 1. Counts are sharded by 2 MiB region; a 1 GiB leaf compares all shards.
+//! 1. Counts are sharded by 2 MiB region; what may become a 1 GiB leaf compares a count that is raised with every shard.
 //! 2. Only invalidation and slot changes raise them; write-protection never does.
 //! 3. When `invalidate_begin` returns, no SPTE and no TLB entry maps a frame of the range, until `end`; later ones come from later look-ups.
 
@@ -35,7 +35,11 @@ struct Shard {
 
 /// The sequence counts of invalidation.
 #[derive(Debug)]
-pub(crate) struct Shards([Shard; SHARDS]);
+pub(crate) struct Shards {
+    shards: [Shard; SHARDS],
+    /// Raised with whichever others are: what leaves larger than a shard's 2 MiB compare.
+    all: Shard,
+}
 
 /// The counts as they were before a frame was looked up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -51,31 +55,28 @@ fn shard_of(gfn: Gfn) -> usize {
 
 impl Shards {
     pub(crate) fn new() -> Self {
-        Self(core::array::from_fn(|_| Shard::default()))
-    }
-
-    #[inline(always)]
-    fn covered(&self, gfn: Gfn, level: Level) -> &[Shard] {
-        if level > Level::L2 {
-            &self.0
-        } else {
-            core::slice::from_ref(&self.0[shard_of(gfn)])
+        Self {
+            shards: core::array::from_fn(|_| Shard::default()),
+            all: Shard::default(),
         }
     }
 
+    /// Returns the counts that a leaf of up to `level` compares.
     #[inline(always)]
-    fn sum(&self, gfn: Gfn, level: Level) -> u64 {
-        // Acquire: the look-up that follows is not older; pairs with the Release in `end`.
-        self.covered(gfn, level).iter().fold(0, |sum: u64, s| {
-            sum.wrapping_add(s.sequence.load(Ordering::Acquire))
-        })
+    fn covering(&self, gfn: Gfn, level: Level) -> &Shard {
+        if level > Level::L2 {
+            &self.all
+        } else {
+            &self.shards[shard_of(gfn)]
+        }
     }
 
     /// Takes a snapshot, before the slot and the host frame of `gfn` are looked up for a leaf of up to `level`.
     #[inline(always)]
     pub(crate) fn snapshot(&self, gfn: Gfn, level: Level, slots: &SlotTable) -> Snapshot {
         Snapshot {
-            sequence: self.sum(gfn, level),
+            // Acquire: the look-up that follows is not older; pairs with the Release in `end`.
+            sequence: self.covering(gfn, level).sequence.load(Ordering::Acquire),
             slots: slots.generation(),
         }
     }
@@ -83,18 +84,17 @@ impl Shards {
     /// Tells whether a frame's region is being invalidated. Under its gfn lock.
     #[inline]
     pub(crate) fn is_busy(&self, gfn: Gfn) -> bool {
-        self.0[shard_of(gfn)].busy.load(Ordering::Acquire) != 0
+        self.shards[shard_of(gfn)].busy.load(Ordering::Acquire) != 0
     }
 
     /// Tells whether nothing was invalidated since the snapshot. Under the gfn lock or, in the direct engine, the table lock.
     #[inline(always)]
     pub(crate) fn is_unchanged(&self, gfn: Gfn, level: Level, snapshot: Snapshot) -> bool {
-        let busy = self
-            .covered(gfn, level)
-            .iter()
-            .any(|s| s.busy.load(Ordering::Acquire) != 0);
+        let shard = self.covering(gfn, level);
+        let busy = shard.busy.load(Ordering::Acquire) != 0;
         (!busy || mutant!(BusyIgnored))
-            && (self.sum(gfn, level) == snapshot.sequence || mutant!(SequenceIgnored))
+            && (shard.sequence.load(Ordering::Acquire) == snapshot.sequence
+                || mutant!(SequenceIgnored))
     }
 
     fn begin(&self, base: Gfn, frames: u64) {
@@ -120,8 +120,9 @@ impl Shards {
         let first = base.get() >> 9;
         let last = base.get().saturating_add(frames.max(1) - 1) >> 9;
         for region in first..=last.min(first + SHARDS as u64 - 1) {
-            visit(&self.0[region as usize % SHARDS]);
+            visit(&self.shards[region as usize % SHARDS]);
         }
+        visit(&self.all);
     }
 }
 

@@ -474,7 +474,8 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
 }
 
 /// Returns the gfn and role of the page below an entry of `level`, as the walk demands.
-fn demand(walk: &Walk, role: Role, level: Level) -> Option<(Gfn, Role)> {
+#[inline]
+pub(crate) fn demand(walk: &Walk, role: Role, level: Level) -> Option<(Gfn, Role)> {
     let below = level.below()?;
     let format = walk.format();
     if format != GuestFormat::Off && level > walk.leaf_level() {

@@ -17,7 +17,7 @@ use crate::page::{Flags, Page, PageId, Record};
 use crate::paging::GuestFormat;
 use crate::pool::Exhausted;
 use crate::role::Role;
-use crate::shadow::{Again, Way, note_use};
+use crate::shadow::{Again, Way, demand, note_use};
 use crate::spte::Spte;
 use crate::stats::{Event, Observer};
 use crate::sync::Ordering;
@@ -54,30 +54,26 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
     }
 
     /// Goes down from the root as far as the links that are in place lead where the walk does, to level 1 at most; for the guests that are
-    /// most: 4 levels, pages of 4 KiB. Returns the last page and the one above. What [`Call::step`] does a level at a time, with the levels as constants.
+    /// most, those with 4 levels. Returns the last page and the one above. What [`Call::step`] does a level at a time, with the levels as constants.
     #[inline]
     pub(crate) fn follow(&self, way: &mut Way<'_>) -> (PageId, Option<PageId>) {
         let (mut id, mut page) = (way.root, self.page(way.root));
         let mut parent = None;
         let walk = way.walk;
-        if walk.format() != GuestFormat::Level4 || walk.leaf_level() != Level::L1 {
+        if walk.format() != GuestFormat::Level4 {
             return (id, parent);
         }
-        let mut role = page.role();
-        for (level, below) in [
-            (Level::L4, Level::L3),
-            (Level::L3, Level::L2),
-            (Level::L2, Level::L1),
-        ] {
-            let Some(gpte) = walk.entry(level) else { break };
-            let spte = self.load(page, level.index(way.gva.get()));
-            let record = page.record_at(level.index(way.gva.get()), level);
-            let (true, Record::Link(child)) = (spte.is_present(), record) else {
+        for level in [Level::L4, Level::L3, Level::L2] {
+            let index = level.index(way.gva.get());
+            let is_present = self.load(page, index).is_present();
+            let (true, Record::Link(child)) = (is_present, page.record_at(index, level)) else {
                 break;
             };
-            role = role.child(below, role.rights() & gpte.rights(), false);
+            let Some((gfn, role)) = demand(walk, page.role(), level) else {
+                break;
+            };
             let next = self.page(child);
-            if !(next.is_for(gpte.frame(), role) || mutant!(FollowAnyLink)) {
+            if !(next.is_for(gfn, role) || mutant!(FollowAnyLink)) {
                 break;
             }
             use_page(way, child, next);
