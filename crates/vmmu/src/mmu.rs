@@ -61,7 +61,7 @@ pub struct Mmu<H: Host, O: Observer = ()> {
     pub(crate) direct: DirectRoots,
     pub(crate) vcpus: Box<[VcpuShared]>,
     pub(crate) counters: Counters,
-    decoders: Box<[OnceBox<Decoder>]>,
+    decoders: Box<[OnceBox<[Decoder; 1]>]>,
 }
 
 /// Formats times rules: one decoder each, made when the first page needs it.
@@ -173,27 +173,43 @@ impl<H: Host, O: Observer> Mmu<H, O> {
         }
     }
 
-    /// Returns the decoder for guest entries of a page with `role`.
+    /// Returns the decoder for guest entries of a page with `role`; [`Mmu::provide_decoder`] has made it.
     pub(crate) fn decoder(&self, role: Role) -> &Decoder {
-        let at = (role.raw() >> 16) as usize % DECODERS;
-        self.decoders[at].get_or_init(|| {
-            let format = [
-                GuestFormat::Off,
-                GuestFormat::Bits32,
-                GuestFormat::Pae,
-                GuestFormat::Level4,
-                GuestFormat::Level5,
-            ]
-            .into_iter()
-            .find(|f| *f as usize == at & 7)
-            .unwrap_or(GuestFormat::Level4);
-            let rules = PagingRules::from_bits_truncate((at >> 3) as u8);
-            Box::new(Decoder::new(PagingMode::new(
-                format,
-                rules,
-                self.config.cpu,
-            )))
-        })
+        let at = Self::decoder_at(role);
+        &self.decoders[at].get_or_init(|| Box::new([self.new_decoder(at)]))[0]
+    }
+
+    /// Makes the decoder for pages with `role`, if there is none yet. No lock is held.
+    pub(crate) fn provide_decoder(&self, role: Role) -> Result<(), Error> {
+        let at = Self::decoder_at(role);
+        if self.decoders[at].get().is_none() {
+            let mut one = Vec::new();
+            one.try_reserve_exact(1)?;
+            one.push(self.new_decoder(at));
+            let one = one.into_boxed_slice().try_into();
+            // Two threads may race here; the loser's is dropped.
+            let _ = self.decoders[at].set(one.map_err(|_| Error::OutOfMemory)?);
+        }
+        Ok(())
+    }
+
+    fn decoder_at(role: Role) -> usize {
+        (role.raw() >> 16) as usize % DECODERS
+    }
+
+    fn new_decoder(&self, at: usize) -> Decoder {
+        let format = [
+            GuestFormat::Off,
+            GuestFormat::Bits32,
+            GuestFormat::Pae,
+            GuestFormat::Level4,
+            GuestFormat::Level5,
+        ]
+        .into_iter()
+        .find(|f| *f as usize == at & 7)
+        .unwrap_or(GuestFormat::Level4);
+        let rules = PagingRules::from_bits_truncate((at >> 3) as u8);
+        Decoder::new(PagingMode::new(format, rules, self.config.cpu))
     }
 }
 

@@ -180,6 +180,8 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         {
             return Ok(id);
         }
+        // Made now, because it must not be allocated under a lock later.
+        self.mmu.provide_decoder(role)?;
         let id = match self.take_page() {
             Ok(id) => id,
             Err(Exhausted::Memory(error)) => return Err(error.into()),
@@ -214,8 +216,6 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
             self.mmu.births.fetch_add(1, Ordering::Relaxed),
             Ordering::Relaxed,
         );
-        // Made now, because it must not be allocated under a lock later.
-        let _ = self.mmu.decoder(role);
         if !role.is_direct() && !mutant!(GateUncounted) {
             self.mmu.gate.create();
         }
