@@ -141,6 +141,10 @@ fn p1_nothing_made_under_wp_0_serves_a_stricter_mode() {
         state.cr4 = cr4;
         state.cr0 |= cr0;
         machine.set_state(0, state);
+        if cr4.contains(Cr4::SMEP) {
+            // What the kernel's write makes now must not let it execute either.
+            assert_eq!(machine.write(0, va, 3, WRITE), reached(100, va));
+        }
         let seen = machine.access(0, va, refused);
         assert!(matches!(seen, Seen::PageFault(_)), "{refused:?}: {seen:?}");
         assert_eq!(machine.access(0, va, USER_READ), reached(100, va));

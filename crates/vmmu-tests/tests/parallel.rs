@@ -131,9 +131,9 @@ fn a_fault_goes_on_beside_a_blocked_look_up_and_a_waiting_flush() {
     audit(&machine);
 }
 
-/// A fault on pages that are there takes one table lock and one gfn lock, and none of the whole VM; nested, one table lock and no VM-wide one.
+/// A fault on pages that are there takes one table lock and one gfn lock, and none of the whole VM.
 ///
-/// Caught: one more lock of each kind.
+/// Caught: one more gfn lock, and one more VM-wide lock.
 #[test]
 fn a_fault_on_existing_pages_takes_one_table_lock_and_one_gfn_lock() {
     let (mut machine, _) = start(&quiet(Engine::Shadow, 1), SlotFlags::empty());
