@@ -181,6 +181,8 @@ pub(crate) struct Page {
     /// The epoch as of which the tree below this root is clean.
     pub(crate) clean_at: AtomicU64,
     present: [AtomicU64; PRESENT_WORDS],
+    /// The slots whose record is not [`Record::Empty`]: what a new life has to reset (table lock).
+    recorded: [AtomicU64; PRESENT_WORDS],
     record_low: [AtomicU32; TABLE_SLOTS],
     record_high: [AtomicU8; TABLE_SLOTS],
     /// The table lock.
@@ -206,6 +208,7 @@ impl Page {
             used: AtomicU8::new(0),
             clean_at: AtomicU64::new(0),
             present: core::array::from_fn(|_| AtomicU64::new(0)),
+            recorded: core::array::from_fn(|_| AtomicU64::new(0)),
             record_low: core::array::from_fn(|_| AtomicU32::new(EMPTY as u32)),
             record_high: core::array::from_fn(|_| AtomicU8::new((EMPTY >> 32) as u8)),
             lock: Lock::new(Kind::Table, TableState::default()),
@@ -236,9 +239,15 @@ impl Page {
         for word in &self.present {
             word.store(0, Ordering::Relaxed);
         }
-        for i in 0..TABLE_SLOTS {
-            self.record_low[i].store(EMPTY as u32, Ordering::Relaxed);
-            self.record_high[i].store((EMPTY >> 32) as u8, Ordering::Relaxed);
+        for (i, word) in self.recorded.iter().enumerate() {
+            let mut bits = word.load(Ordering::Relaxed);
+            word.store(0, Ordering::Relaxed);
+            while bits != 0 {
+                let slot = (i * 64 + bits.trailing_zeros() as usize) % TABLE_SLOTS;
+                bits &= bits - 1;
+                self.record_low[slot].store(EMPTY as u32, Ordering::Relaxed);
+                self.record_high[slot].store((EMPTY >> 32) as u8, Ordering::Relaxed);
+            }
         }
     }
 
@@ -305,15 +314,15 @@ impl Page {
         let packed = record.pack(level);
         self.record_low[slot.get()].store(packed as u32, Ordering::Relaxed);
         self.record_high[slot.get()].store((packed >> 32) as u8, Ordering::Relaxed);
-        let word = &self.present[slot.get() / 64];
-        if mutant!(NoPresenceBit) {
-            return;
-        }
+        let (word, bit) = (slot.get() / 64, 1 << (slot.get() % 64));
         // One writer at a time: the table lock is held.
-        word.store(
-            word.load(Ordering::Relaxed) | 1 << (slot.get() % 64),
-            Ordering::Relaxed,
-        );
+        let set = |bits: &AtomicU64| {
+            bits.store(bits.load(Ordering::Relaxed) | bit, Ordering::Relaxed);
+        };
+        set(&self.recorded[word]);
+        if !mutant!(NoPresenceBit) {
+            set(&self.present[word]);
+        }
     }
 
     /// Takes the table's frame away from the page, if it has one: the caller returns it to the embedder.
@@ -361,6 +370,21 @@ mod records_fit_forty_bits {
             (Record::Link(PageId(PageId::MAX)), Level::L4),
         ] {
             assert_eq!(Record::unpack(record.pack(level), level), record);
+        }
+    }
+
+    #[test]
+    fn a_new_life_begins_without_records() {
+        let page = Page::new();
+        let role = Role::from_raw(1);
+        for life in 0..2 {
+            page.assign(Gfn::new(life), role, Pfn::new(life));
+            for slot in 0..TABLE_SLOTS {
+                assert_eq!(page.record(Index::truncate(slot)), Record::Empty);
+            }
+            for slot in [0, 1, TABLE_SLOTS - 1] {
+                page.set_record(Index::truncate(slot), Record::Leaf(Gfn::new(1 << 33)));
+            }
         }
     }
 
