@@ -68,7 +68,6 @@ pub fn map_more(machine: &mut Machine, upper: u64, table: u64, first: u64, count
 }
 
 /// Returns what an access to a frame of main memory shows, if the frame has not been moved.
-#[must_use]
 pub const fn frame(gfn: u64) -> Seen {
     Seen::Memory(Hpa::new((HOST + gfn) << 12))
 }
@@ -111,8 +110,8 @@ pub fn after_look_up(machine: &Machine, work: impl FnOnce() + Send + 'static) {
 ///
 /// # Panics
 /// If what was to run in between has not run: the schedule was another than the test thinks.
-pub fn end(machine: &Machine, ran: &std::sync::atomic::AtomicBool) {
+pub fn end(machine: &Machine, ran: &core::sync::atomic::AtomicBool) {
     machine.host.set_hooks(Hooks::default());
-    let ran = ran.load(std::sync::atomic::Ordering::SeqCst);
+    let ran = ran.load(core::sync::atomic::Ordering::SeqCst);
     assert!(ran, "nothing ran in between");
 }

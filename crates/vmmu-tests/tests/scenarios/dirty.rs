@@ -1,7 +1,7 @@
 //! D2, D4 and D5: no dirty bit is lost (rules R10 and R13).
 
+use core::sync::atomic::{AtomicBool, Ordering};
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use vmmu::addr::{Gfn, Gpa};

@@ -1,7 +1,7 @@
 //! L1, L3 to L6: limits, errors and progress (rule R11). L2 has a binary of its own, for its allocator.
 
+use core::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use vmmu::addr::{Gfn, Level};
 use vmmu::{AddressSpace, Engine, Event, SlotConfig, SlotFlags};
@@ -23,11 +23,10 @@ fn l1_the_smallest_page_limit_is_enough_for_progress() {
             machine.poke(slot(directory, i), entry(40 + i, TABLE));
             machine.poke(slot(ROOT + 1, 1 + upper), entry(directory, TABLE));
         }
-        for round in 0..3 {
+        for _ in 0..3 {
             for i in 0..40 {
                 for cpu in 0..usize::from(vcpus) {
                     let at = (1 + i % 3) << 30 | va(i, 1);
-                    let i = i + round * 7 % 1;
                     assert_eq!(machine.access(cpu, at, USER_WRITE), frame(200 + i));
                 }
             }

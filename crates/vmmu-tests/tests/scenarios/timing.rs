@@ -2,8 +2,8 @@
 //!
 //! What the second CPU does runs inside the first one's call, where that waits or looks a frame up; see [`vmmu_tests::stage`].
 
+use core::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use vmmu::addr::{Gfn, Gpa, Gva, Level};
 use vmmu::{Engine, FaultOutcome, SlotFlags, TlbFlush};
@@ -196,7 +196,7 @@ fn t5_a_frame_taken_back_during_a_prefetch_is_not_mapped() {
     for skip in 0..8 {
         let between = Between::new(&machine);
         let token = machine.slots[0].config.token;
-        let count = std::sync::atomic::AtomicU64::new(0);
+        let count = core::sync::atomic::AtomicU64::new(0);
         let looked_up = move |_| {
             if count.fetch_add(1, Ordering::SeqCst) == skip {
                 let taken = between.mmu.invalidate_begin(Gfn::new(100 + skip), 1);
