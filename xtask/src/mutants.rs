@@ -1,14 +1,23 @@
 //! Mutants: the library broken on purpose behind a switch; a test must notice each.
 //!
-//! Key type: [`Selection`]; [`run`].
+//! Key type: [`Selection`]; [`run`]. `list` has the mutants, `suites` builds the tests once and runs them with a mutant switched on.
+//!
+//! Invariants:
+//! 1. The tests that are to kill a mutant pass without it, and are at least one: otherwise nothing would be shown.
+
+mod list;
+mod suites;
 
 use core::str::FromStr;
+use std::time::Instant;
 
 use clap::Args;
 
 use crate::tally::Tally;
+use list::{MUTANTS, Mutant, Suite};
+use suites::Suites;
 
-/// Which mutants to run; none named means those that CI runs.
+/// Which mutants to run; none named means those that CI runs: all but those that only loom finds.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct Selection {
     /// Runs every mutant
@@ -25,6 +34,18 @@ impl Selection {
     /// Returns the part that `cargo xtask test` runs.
     pub(crate) fn for_ci() -> Self {
         Self::default()
+    }
+
+    fn choose(&self) -> impl Iterator<Item = &'static Mutant> + '_ {
+        let numbered = MUTANTS.iter().enumerate();
+        numbered.filter_map(|(i, mutant)| {
+            let wanted = match (&self.name, self.part) {
+                (Some(name), _) => mutant.name.eq_ignore_ascii_case(name),
+                (None, Some(share)) => i % share.parts + 1 == share.index,
+                (None, None) => self.all || mutant.suite != Suite::Loom,
+            };
+            wanted.then_some(mutant)
+        })
     }
 }
 
@@ -53,15 +74,40 @@ impl FromStr for Share {
     }
 }
 
+/// Runs the chosen mutants; a survivor is a failure.
 pub(crate) fn run(selection: &Selection) -> Tally {
-    let Selection { all, part, name } = selection;
-    let share = part.map_or(String::new(), |share| {
-        format!(", part {} of {}", share.index, share.parts)
-    });
-    println!(
-        "no mutants are listed yet (all: {all}{share}, name: {name:?}): nothing was run, nothing is counted"
-    );
-    Tally::default()
+    let chosen: Vec<&Mutant> = selection.choose().collect();
+    if chosen.is_empty() {
+        println!("no mutant of that name; docs/mutants.md has the list");
+        return Tally::FAIL;
+    }
+    let suites = match Suites::build(&chosen) {
+        Ok(suites) => suites,
+        Err(error) => {
+            println!("the tests with mutants: {error}");
+            return Tally::FAIL;
+        }
+    };
+    let mut tally = suites.check_unbroken(&chosen);
+    if tally.has_failures() {
+        return tally;
+    }
+    let mut survivors = Vec::new();
+    for mutant in chosen {
+        let start = Instant::now();
+        let end = suites.judge(mutant);
+        let seconds = start.elapsed().as_secs_f64();
+        let Mutant { rule, name, .. } = mutant;
+        println!("{name:26} {rule:4} {end} ({seconds:.1} s)");
+        tally += Tally::of(end.is_killed());
+        if !end.is_killed() {
+            survivors.push(*name);
+        }
+    }
+    if !survivors.is_empty() {
+        println!("survived: {}", survivors.join(", "));
+    }
+    tally
 }
 
 #[cfg(test)]

@@ -43,6 +43,8 @@ pub struct Hooks {
     pub allocate: Option<Hook<()>>,
     /// After an entry of a guest table was loaded, with its guest-physical address; under locks: it must not call the library.
     pub gpte: Option<Hook<u64>>,
+    /// After an entry of a table was loaded; under locks, of tables perhaps: it may take frames back, and nothing else.
+    pub entry: Option<Hook<(Pfn, Index)>>,
 }
 
 impl core::fmt::Debug for Hooks {
@@ -291,7 +293,12 @@ fn slot_address(table: Pfn, slot: Index) -> Hpa {
 
 impl TableMemory for Host {
     fn load(&self, table: Pfn, slot: Index) -> u64 {
-        self.0.memory.load(slot_address(table, slot))
+        let entry = self.0.memory.load(slot_address(table, slot));
+        let hook = self.0.frames().hooks.entry.clone();
+        if let Some(hook) = hook {
+            hook((table, slot));
+        }
+        entry
     }
     fn store(&self, table: Pfn, slot: Index, entry: u64) {
         // A store to a present entry would be the end of rule R3.

@@ -459,7 +459,7 @@ impl<'m, H: Host, O: Observer> Vcpu<'m, H, O> {
             // Full barrier: pairs with the one in `flush_all`. Without it a request could be missed here while its requester still
             // sees OUTSIDE.
             fence(Ordering::SeqCst);
-            let dead = !page.is_alive() && !mutant!(EnterDeadRoot);
+            let dead = !page.is_alive();
             if self.shared.requests.load(Ordering::Acquire) == 0 && !dead {
                 return Ok(Entry {
                     root: page.table().address(),
