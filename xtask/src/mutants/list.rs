@@ -61,10 +61,11 @@ mod documentation {
                 text: mistake,
                 ..
             } = mutant;
-            let filter = mutant.filter.trim_end_matches("::");
+            let filter = mutant.filter;
+            let file = filter.split("::").next().unwrap_or_default();
             let tests = match mutant.suite {
                 Suite::Unit => format!("the library's tests, `{filter}`"),
-                Suite::Machine => format!("`crates/vmmu-tests/tests/mutants/{filter}.rs`"),
+                Suite::Machine => format!("`crates/vmmu-tests/tests/mutants/{file}.rs`"),
                 Suite::Loom => format!("loom, `{filter}`"),
             };
             text += &format!("| {rule} | {name} | {mistake} | {tests} |\n");

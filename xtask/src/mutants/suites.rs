@@ -6,6 +6,7 @@
 //! 1. A run ends within [`LIMIT`]: a mutant that makes a test hang is killed by that.
 //! 2. A mutant's own tests run first; the whole suites only if those did not kill it.
 
+use core::cell::OnceCell;
 use core::fmt;
 use core::time::Duration;
 use std::io::{Read, Seek};
@@ -40,6 +41,10 @@ impl End {
     pub(super) const fn is_killed(&self) -> bool {
         !matches!(self, Self::Survived)
     }
+
+    fn killed(self) -> Option<Self> {
+        self.is_killed().then_some(self)
+    }
 }
 
 impl fmt::Display for End {
@@ -73,7 +78,11 @@ struct Program {
 
 /// All test programs.
 #[derive(Debug)]
-pub(super) struct Suites(Vec<Program>);
+pub(super) struct Suites {
+    programs: Vec<Program>,
+    /// Whether all of them pass without a mutant, once that was asked.
+    sound: OnceCell<bool>,
+}
 
 impl Suites {
     /// Builds what the mutants need.
@@ -98,7 +107,10 @@ impl Suites {
                 |_| Suite::Loom,
             )?);
         }
-        Ok(Self(programs))
+        Ok(Self {
+            programs,
+            sound: OnceCell::new(),
+        })
     }
 
     /// Runs every mutant's own tests without it: they pass, and there are some.
@@ -129,20 +141,33 @@ impl Suites {
 
     /// Runs tests with a mutant until one notices.
     pub(super) fn judge(&self, mutant: &Mutant) -> End {
-        let own = self.of(mutant.suite).map(|p| (p, mutant.filter));
-        let wide = self.0.iter().filter(|_| mutant.suite != Suite::Loom);
-        let wide = wide.filter(|p| p.suite != Suite::Loom).map(|p| (p, ""));
-        own.chain(wide)
-            .map(|(program, filter)| program.run(Some(mutant.name), filter).end())
-            .find(End::is_killed)
-            .unwrap_or(End::Survived)
+        let mut own = self.of(mutant.suite);
+        let end = own.find_map(|p| p.run(Some(mutant.name), mutant.filter).end().killed());
+        let wide = || {
+            self.wide(mutant)?
+                .find_map(|p| p.run(Some(mutant.name), "").end().killed())
+        };
+        end.or_else(wide).unwrap_or(End::Survived)
+    }
+
+    /// Returns every program that does not need loom, unless one of them fails without a mutant: then it would notice everything.
+    fn wide(&self, mutant: &Mutant) -> Option<impl Iterator<Item = &Program>> {
+        let programs = || self.programs.iter().filter(|p| p.suite != Suite::Loom);
+        let sound = self.sound.get_or_init(|| {
+            let broken = programs().find(|p| p.run(None, "").end().is_killed());
+            if let Some(program) = broken {
+                println!("{} fails without a mutant", program.name);
+            }
+            broken.is_none()
+        });
+        (*sound && mutant.suite != Suite::Loom).then(programs)
     }
 
     /// Returns a suite's programs, the one of the pinned promises first.
     fn of(&self, suite: Suite) -> impl Iterator<Item = &Program> {
         let pinned = |p: &&Program| p.name == "mutants";
-        let first = self.0.iter().filter(pinned);
-        let others = self.0.iter().filter(move |p| !pinned(p));
+        let first = self.programs.iter().filter(pinned);
+        let others = self.programs.iter().filter(move |p| !pinned(p));
         first.chain(others).filter(move |p| p.suite == suite)
     }
 }

@@ -100,6 +100,14 @@ fn a_dead_page_is_not_found_again() {
 }
 
 #[test]
+fn no_dead_page_is_hashed() {
+    let mut machine = guest(1);
+    let _ = machine.access(0, at(0, 1), USER_READ);
+    assert_eq!(machine.mmu.zap_all(), 4);
+    audit(&machine);
+}
+
+#[test]
 fn a_dead_page_has_no_parents() {
     let mut machine = guest(1);
     let va = at(0, 1);

@@ -1,9 +1,11 @@
 //! R5: frame records belong to the VM: they serve all address spaces and outlive slots. Slot edges limit large pages.
 
-use vmmu::{AddressSpace, Engine, SlotFlags, Strictness};
+use vmmu::{AddressSpace, Engine, SlotFlags};
 use vmmu_cpu::Hpa;
-use vmmu_tests::guest::{PAGE, PS, READ, ROOT, USER_READ, USER_WRITE, WRITE, entry, slot, window};
-use vmmu_tests::machine::Seen;
+use vmmu_tests::guest::{
+    PAGE, PS, READ, ROOT, USER_READ, USER_WRITE, WRITE, entry, long4, map_tree, slot, window,
+};
+use vmmu_tests::machine::{Machine, Seen};
 
 use crate::stage::{DIRECTORY, FRAMES, LEAVES, RAM, at, audit, guest, quiet, reached, start};
 
@@ -29,15 +31,15 @@ fn a_table_is_tracked_in_every_address_space() {
 
 #[test]
 fn records_outlive_their_slot() {
-    let mut machine = guest(1);
-    let id = machine.add_slot(FRAMES, 512, 0x9000, SlotFlags::empty());
-    let table = FRAMES + 3;
-    machine.poke(slot(DIRECTORY, 5), entry(table, vmmu_tests::guest::TABLE));
-    machine.poke(slot(table, 1), entry(100, PAGE));
-    assert_eq!(machine.access(0, at(5, 1), USER_READ), reached(100, 0));
-    machine.mmu.remove_slot(id).expect("the slot");
-    let audit = machine.mmu.audit(Strictness::Structure);
-    assert!(audit.is_ok(), "{audit:?}");
+    let mut machine = Machine::new(&quiet(Engine::Shadow, 1));
+    machine.add_slot(0, 300, RAM, SlotFlags::empty());
+    let neighbour = machine.add_slot(300, 300, RAM + 300, SlotFlags::empty());
+    map_tree(&mut machine);
+    machine.poke(slot(LEAVES, 1), entry(100, PAGE));
+    machine.set_state(0, long4(ROOT));
+    assert_eq!(machine.access(0, at(0, 1), USER_READ), reached(100, 0));
+    machine.remove_slot(neighbour);
+    audit(&machine);
 }
 
 #[test]

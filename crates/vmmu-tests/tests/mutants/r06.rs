@@ -144,7 +144,7 @@ fn a_page_is_derived_when_no_tlb_can_write_its_table_any_more() {
     let va = at(0, 1);
     assert_eq!(machine.access(0, va, USER_READ), reached(100, va));
     let _ = machine.access(1, va, USER_READ);
-    write_unseen(&mut machine, 1, slot(LEAVES, 1), entry(101, PAGE));
+    write_unseen(&mut machine, 1, slot(LEAVES, 2), entry(101, PAGE));
     // Processor 0 cleans the page; until the flush reaches processor 1, that goes on writing through its TLB.
     let ran = at_kick(&machine, 1, |other| {
         other.store(slot(LEAVES, 1), entry(102, PAGE));

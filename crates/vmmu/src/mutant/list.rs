@@ -7,7 +7,7 @@ mutants! {
     R1 GfnFromPosition Machine "r01::" "a removal takes the frame from the position in the table, not from the record";
     R1 GfnFromGpte Machine "r01::" "a removal reads the guest's entry again to learn which frame it mapped";
     R1 KeepOldRecord Machine "r01::" "a slot that is used again keeps the record of its first mapping";
-    R1 KeepReverseMap Machine "r01::" "a removal leaves the entry in its frame's reverse map";
+    R1 KeepReverseMap Machine "r01::a_removal_finds" "a removal leaves the entry in its frame's reverse map";
     R1 NoPresenceBit Machine "r01::" "an installation does not set the presence bit";
     R1 RemoveWithoutLook Machine "r01::" "a removal by slot does not look again under the lock of the frame";
     // R2: guest entries change behind one's back.
@@ -30,9 +30,9 @@ mutants! {
     R4 KeepWrongChild Machine "r04::" "a link stays though the guest's entry leads elsewhere";
     R4 RoleWithoutDirect Machine "r04::" "the page of a split huge page and that of a table share a role";
     R4 RoleWithoutRules Machine "r04::" "pages made under CR0.WP = 0 serve under WP = 1";
-    R4 DeadStaysHashed Machine "r04::" "a dead page is found again";
+    R4 DeadStaysHashed Machine "r04::no_dead_page_is_hashed" "a dead page is found again";
     R4 DeadStaysLinked Machine "r04::" "a dead page keeps its parents";
-    R4 DeadRootKept Machine "r04::" "a vCPU goes on with a root that died";
+    R4 DeadRootKept Machine "r04::a_root_that_died" "a vCPU goes on with a root that died";
     // R5: frame records are keyed by gfn, per VM.
     R5 TrackOneSpace Machine "r05::" "only the normal address space honours write tracking";
     R5 RecordsDieWithSlot Machine "r05::" "the records of frames go with their slot";
