@@ -273,7 +273,9 @@ fn two_zaps_meet() {
 /// T15: a mapping is removed by frame while another frame is installed in its slot. Record, reverse maps and dirty log each name the right
 /// frame, and no TLB has the old frame once the new one is there.
 ///
-/// Red if `remove` empties the entry before it reads the record; without the test of `flush_pending` in `install_leaf`.
+/// Red if a removal takes the frame from the slot's position, or leaves the reverse map as it is; without the test of `flush_pending` in
+/// `install_leaf`. (That test also refuses the install while a removal stands between its record and its exchange: their order in `remove` is
+/// held twice.)
 #[test]
 fn a_slot_used_again_names_the_right_frame() {
     explore("removal by frame | install in the same slot", || {
