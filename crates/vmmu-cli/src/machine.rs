@@ -12,7 +12,7 @@ use core::time::Duration;
 use std::io::{ErrorKind, Read};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -75,6 +75,11 @@ pub struct Lines {
     pub debug: UnixStream,
 }
 
+/// The machine without what differs from run to run.
+#[rustfmt::skip]
+const BASE: [&str; 9] = [
+    "-accel", "tcg", "-M", "pc", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
+];
 const LINE_NAMES: [&str; 3] = ["com1", "com2", "debug"];
 /// How long QEMU may take to open its lines.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -88,101 +93,60 @@ impl Machine {
     /// [`Error::ToolMissing`], [`Error::Qemu`] with QEMU's own words, [`Error::System`].
     pub fn start(&self) -> Result<(Qemu, Lines)> {
         let folder = socket_folder()?;
-        let mut listeners = Vec::new();
-        for name in LINE_NAMES {
-            let listener = UnixListener::bind(folder.path().join(name))
-                .map_err(Error::system("open a socket"))?;
-            listener
-                .set_nonblocking(true)
-                .map_err(Error::system("open a socket"))?;
-            listeners.push(listener);
-        }
+        let listeners = LINE_NAMES.map(|name| listen(&folder.path().join(name)));
         let mut command = launcher();
         command.args(self.words(folder.path())?);
         command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
-        let mut child = command.spawn().map_err(|e| Error::Qemu {
+        let start = |e| Error::Qemu {
             reason: format!("can't be started ({e})"),
-        })?;
-        let errors = child.stderr.take().map(|mut pipe| {
-            std::thread::spawn(move || {
-                let mut text = Vec::new();
-                // What was read before a failure still tells something.
-                let _ = pipe.read_to_end(&mut text);
-                String::from_utf8_lossy(&text).into_owned()
-            })
-        });
+        };
+        let mut child = command.spawn().map_err(start)?;
+        let errors = child.stderr.take().map(collect);
         let mut qemu = Qemu {
             child,
             errors,
             _folder: folder,
         };
-        let mut streams = Vec::new();
-        for listener in &listeners {
-            streams.push(qemu.accept(listener)?);
-        }
-        match <[UnixStream; 3]>::try_from(streams) {
-            Ok([com1, com2, debug]) => Ok((qemu, Lines { com1, com2, debug })),
-            Err(_) => Err(Error::Qemu {
-                reason: "did not open its lines".to_owned(),
-            }),
-        }
+        let [com1, com2, debug] = listeners;
+        let com1 = qemu.accept(&com1?)?;
+        let com2 = qemu.accept(&com2?)?;
+        let debug = qemu.accept(&debug?)?;
+        Ok((qemu, Lines { com1, com2, debug }))
     }
 
+    /// Returns QEMU's command line; what goes by file is written to `folder`.
     fn words(&self, folder: &Path) -> Result<Vec<String>> {
-        let mut words: Vec<String> = Vec::new();
-        let mut add = |list: &[&str]| words.extend(list.iter().map(|&w| w.to_owned()));
-        add(&[
-            "-accel",
-            "tcg",
-            "-M",
-            "pc",
-            "-nodefaults",
-            "-no-user-config",
-            "-no-reboot",
-            "-display",
-            "none",
-        ]);
-        add(&[
-            "-cpu",
-            &self.cpu,
-            "-m",
-            &format!("{}k", self.memory.bytes() >> 10),
-        ]);
+        let mut words = BASE.map(str::to_owned).to_vec();
+        let mut add = |name: &str, value: &str| words.extend([name.to_owned(), value.to_owned()]);
+        add("-cpu", &self.cpu);
+        add("-m", &format!("{}k", self.memory.bytes() >> 10));
         for name in LINE_NAMES {
-            add(&[
+            add(
                 "-chardev",
                 &format!("socket,id={name},path={}", escaped(&folder.join(name))),
-            ]);
+            );
         }
-        add(&["-serial", "chardev:com1", "-serial", "chardev:com2"]);
-        add(&[
-            "-device",
-            "isa-debugcon,iobase=0xe9,chardev=debug",
-            "-device",
-            "isa-debug-exit,iobase=0xf4,iosize=4",
-        ]);
+        add("-serial", "chardev:com1");
+        add("-serial", "chardev:com2");
+        add("-device", "isa-debugcon,iobase=0xe9,chardev=debug");
+        add("-device", "isa-debug-exit,iobase=0xf4,iosize=4");
         if self.clock == Clock::Instructions {
             // A fixed date and seed, so that runs repeat to the instruction.
-            add(&[
-                "-icount",
-                "shift=0,sleep=off",
-                "-rtc",
-                "clock=vm,base=2024-01-01",
-                "-seed",
-                "1",
-            ]);
+            add("-icount", "shift=0,sleep=off");
+            add("-rtc", "clock=vm,base=2024-01-01");
+            add("-seed", "1");
         }
-        add(&["-kernel", &self.kernel.to_string_lossy()]);
+        add("-kernel", &self.kernel.to_string_lossy());
         if let Some(bytes) = &self.initrd {
             let path = folder.join("initrd");
             std::fs::write(&path, bytes).map_err(Error::file("write", &path))?;
-            add(&["-initrd", &escaped(&path)]);
+            add("-initrd", &escaped(&path));
         }
         if let Some(text) = &self.append {
-            add(&["-append", text]);
+            add("-append", text);
         }
         words.extend(self.extra.iter().cloned());
         Ok(words)
@@ -258,6 +222,24 @@ impl Drop for Qemu {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+fn listen(path: &Path) -> Result<UnixListener> {
+    let listener = UnixListener::bind(path).map_err(Error::system("open a socket"))?;
+    listener
+        .set_nonblocking(true)
+        .map_err(Error::system("open a socket"))?;
+    Ok(listener)
+}
+
+/// Reads QEMU's standard error to its end.
+fn collect(mut pipe: ChildStderr) -> JoinHandle<String> {
+    std::thread::spawn(move || {
+        let mut text = Vec::new();
+        // What was read before a failure still tells something.
+        let _ = pipe.read_to_end(&mut text);
+        String::from_utf8_lossy(&text).into_owned()
+    })
 }
 
 /// Returns QEMU's command; where setpriv is there, QEMU also dies when this process is killed outright.
