@@ -143,7 +143,7 @@ impl Machine {
         if let Some(bytes) = &self.initrd {
             let path = folder.join("initrd");
             std::fs::write(&path, bytes).map_err(Error::file("write", &path))?;
-            add("-initrd", &escaped(&path));
+            add("-initrd", &path.to_string_lossy());
         }
         if let Some(text) = &self.append {
             add("-append", text);
