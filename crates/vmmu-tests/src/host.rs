@@ -11,6 +11,7 @@
 //! 3. Every word that the library stores in guest memory is noted, in order.
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
@@ -26,6 +27,33 @@ use vmmu_cpu::{Frame, Hpa, POISON, PhysMemory, Zone};
 pub const FRAMES: u64 = 0x8_0000;
 /// Where the pool for tables and for moved frames lies.
 pub const POOL: core::ops::Range<u64> = 0x100..0x3000;
+
+thread_local! {
+    static DEPTH: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Says whether this thread is in a method of the embedder: what is allocated there is not the library's.
+#[must_use]
+pub fn inside_host() -> bool {
+    DEPTH.get() != 0
+}
+
+/// Marks a method of the embedder.
+#[derive(Debug)]
+struct Inside;
+
+impl Inside {
+    fn new() -> Self {
+        DEPTH.set(DEPTH.get() + 1);
+        Self
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        DEPTH.set(DEPTH.get() - 1);
+    }
+}
 
 /// A function to run inside a call of the library.
 pub type Hook<T> = Arc<dyn Fn(T) + Send + Sync>;
@@ -293,6 +321,7 @@ fn slot_address(table: Pfn, slot: Index) -> Hpa {
 
 impl TableMemory for Host {
     fn load(&self, table: Pfn, slot: Index) -> u64 {
+        let _inside = Inside::new();
         let entry = self.0.memory.load(slot_address(table, slot));
         let hook = self.0.frames().hooks.entry.clone();
         if let Some(hook) = hook {
@@ -301,11 +330,13 @@ impl TableMemory for Host {
         entry
     }
     fn store(&self, table: Pfn, slot: Index, entry: u64) {
+        let _inside = Inside::new();
         // A store to a present entry would be the end of rule R3.
         let old = self.0.memory.swap(slot_address(table, slot), entry);
         assert_eq!(old, 0, "a present entry was overwritten");
     }
     fn exchange(&self, table: Pfn, slot: Index, entry: u64) -> u64 {
+        let _inside = Inside::new();
         self.0.memory.swap(slot_address(table, slot), entry)
     }
     fn compare_exchange(
@@ -315,6 +346,7 @@ impl TableMemory for Host {
         current: u64,
         new: u64,
     ) -> Result<u64, u64> {
+        let _inside = Inside::new();
         self.0
             .memory
             .compare_exchange(slot_address(table, slot), current, new)
@@ -323,6 +355,7 @@ impl TableMemory for Host {
 
 impl TableAllocator for Host {
     fn allocate_table(&self, place: TablePlace) -> Result<Pfn, OutOfTables> {
+        let _inside = Inside::new();
         let hook = self.0.frames().hooks.allocate.clone();
         if let Some(hook) = hook {
             hook(());
@@ -340,6 +373,7 @@ impl TableAllocator for Host {
         Ok(Pfn::new(frame.get()))
     }
     fn free_table(&self, table: Pfn) {
+        let _inside = Inside::new();
         self.0
             .memory
             .free(Frame::new(table.get()))
@@ -356,6 +390,7 @@ impl GuestMemory for Host {
         offset: u16,
         width: GpteWidth,
     ) -> Result<u64, GuestMemoryError> {
+        let _inside = Inside::new();
         let at = self.0.gpte(frame, offset)?;
         let entry = match width {
             GpteWidth::Bytes4 => u64::from(self.0.memory.load32(at)),
@@ -376,6 +411,7 @@ impl GuestMemory for Host {
         current: u64,
         new: u64,
     ) -> Result<Result<u64, u64>, GuestMemoryError> {
+        let _inside = Inside::new();
         let at = self.0.gpte(frame, offset)?;
         let result = match width {
             GpteWidth::Bytes4 => self
@@ -396,6 +432,7 @@ impl GuestMemory for Host {
 
 impl FrameLookup for Host {
     fn look_up(&self, frame: BackedFrame, need: Need) -> Result<HostFrame, LookupError> {
+        let _inside = Inside::new();
         let hooks = self.0.frames().hooks.clone();
         if let Some(hook) = hooks.look_up {
             hook(frame);
@@ -425,6 +462,7 @@ impl FrameLookup for Host {
 
 impl Processors for Host {
     fn kick(&self, vcpu: VcpuId) {
+        let _inside = Inside::new();
         let hook = {
             let mut frames = self.0.frames();
             frames.kicks.push(vcpu);
@@ -436,6 +474,7 @@ impl Processors for Host {
         }
     }
     fn relax(&self, round: u32) {
+        let _inside = Inside::new();
         if round > 64 {
             std::thread::yield_now();
         }
