@@ -10,8 +10,8 @@
 //! 2. A frame that was taken back backs nothing any more and holds poison.
 //! 3. Every word that the library stores in guest memory is noted, in order.
 
+use core::cell::Cell;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 

@@ -3,8 +3,9 @@
 //! A run counts the N allocations of a scenario; then N runs fail the k-th each. What fails is a clean error: the auditor finds nothing, trying again
 //! works, and teardown returns every table.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+use core::alloc::{GlobalAlloc, Layout};
+use core::cell::Cell;
+use std::alloc::System;
 
 use vmmu::addr::{Gfn, Gpa, Gva};
 use vmmu::host::VcpuId;
