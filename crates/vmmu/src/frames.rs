@@ -139,7 +139,7 @@ impl Region {
     fn set_dirty(&mut self, which: usize, gfn: Gfn, level: Level, space: AddressSpace) {
         if let Some(words) = self.dirty[space as usize].as_deref_mut() {
             let words = &mut words[which];
-            if level == Level::L1 || mutant!(LargeDirtyOnce) {
+            if level == Level::L1 {
                 let (word, bit) = Self::bit(gfn);
                 words[word] |= bit;
             } else {

@@ -502,9 +502,6 @@ impl<H: Host, O: Observer> Mmu<H, O> {
     #[inline]
     fn is_current(&self, root: &Root) -> bool {
         let page = self.pool.get(root.id);
-        if mutant!(DeadRootKept) {
-            return true;
-        }
         page.is_for(root.gfn, root.role)
             && page.incarnation.load(Ordering::Relaxed) == root.incarnation
     }

@@ -32,7 +32,6 @@ mutants! {
     R4 RoleWithoutRules Machine "r04::" "pages made under CR0.WP = 0 serve under WP = 1";
     R4 DeadStaysHashed Machine "r04::no_dead_page_is_hashed" "a dead page is found again";
     R4 DeadStaysLinked Machine "r04::" "a dead page keeps its parents";
-    R4 DeadRootKept Machine "r04::a_root_that_died" "a vCPU goes on with a root that died";
     // R5: frame records are keyed by gfn, per VM.
     R5 TrackOneSpace Machine "r05::" "only the normal address space honours write tracking";
     R5 RecordsDieWithSlot Machine "r05::" "the records of frames go with their slot";
@@ -85,7 +84,6 @@ mutants! {
     R9 KernelWriteExecutes Machine "r09::" "a kernel's write under CR0.WP = 0 and SMEP lets the kernel execute a user's page";
     // R10: a dirty bit is never lost.
     R10 WritableUnmarked Machine "r10::" "a leaf becomes writable without a mark in the log";
-    R10 LargeDirtyOnce Machine "r10::" "a write through a large leaf marks one frame";
     R10 HarvestKeepsWrite Machine "r10::" "a harvest leaves the frames writable that it takes from the log";
     R10 NestedHarvestKeepsWrite Machine "r10::" "a harvest leaves nested leaves writable";
     R10 HarvestTakesMore Machine "r10::" "a harvest takes the marks of a neighbouring slot";
