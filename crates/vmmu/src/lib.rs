@@ -155,6 +155,7 @@ mod spte;
 mod stats;
 mod sync;
 #[cfg(test)]
+#[cfg_attr(loom, expect(dead_code, reason = "its users are not built under loom"))]
 mod testhost;
 mod tree;
 mod vcpu;
