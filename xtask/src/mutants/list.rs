@@ -3,7 +3,7 @@
 //! Key types: [`Mutant`], [`Suite`].
 //!
 //! Invariant:
-//! 1. The table of docs/mutants.md is what [`table`] writes.
+//! 1. The table of docs/mutants.md is what `table` writes.
 
 /// Where the tests are that kill a mutant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
