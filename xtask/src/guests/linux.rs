@@ -9,11 +9,11 @@ const DONE: &str = "uname -a; for i in $(seq 200); do /bin/true; done; echo ok";
 
 /// Fills 200 of 512 MiB twice, checks what was written, and gives it back.
 const MEMORY: &str = "\
-dd if=/dev/urandom of=/root/seed bs=1M count=8 2>/dev/null
+dd if=/dev/urandom of=/seed bs=1M count=8 2>/dev/null
 for round in 1 2; do
-    for n in $(seq 24); do cp /root/seed /tmp/$n; done
+    for n in $(seq 24); do cp /seed /tmp/$n; done
     for n in $(seq $round 3 24); do
-        [ \"$(md5sum </tmp/$n)\" = \"$(md5sum </root/seed)\" ] || exit 9
+        [ \"$(md5sum </tmp/$n)\" = \"$(md5sum </seed)\" ] || exit 9
     done
     rm /tmp/*
 done
