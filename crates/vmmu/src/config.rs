@@ -63,7 +63,8 @@ impl Config {
         }
     }
 
-    /// Returns the smallest page limit with which every vCPU can make progress: its root, and all that one fault needs.
+    /// Returns the smallest page limit with which every vCPU of the shadow engine can make progress: its root, and all that one fault
+    /// needs. The direct engine reclaims nothing, and needs as many pages as the guest's memory takes tables.
     pub fn smallest_limit(&self) -> u32 {
         8 * u32::from(self.vcpus)
     }

@@ -113,6 +113,7 @@
 //! - The gate knows one strategy, *fenced*. Writes are reported after the store; the bracket that makes root loads exact in the window between is
 //!   not there yet.
 //! - Global pages are not kept apart: every flush flushes everything.
+//! - The direct engine reclaims no tables: a guest that needs more than [`Config::max_pages`] gets [`Error::PageLimit`].
 #![no_std]
 #![forbid(unsafe_code)]
 extern crate alloc;
