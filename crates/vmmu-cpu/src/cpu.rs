@@ -19,6 +19,7 @@ use crate::fault::{Fault, NpfCode, Via, Violation};
 use crate::format::Limits;
 use crate::mem::PhysMemory;
 use crate::mem::pool::Moment;
+use crate::physical::Physical;
 use crate::policy::{Odds, Policy};
 use crate::regs::{Cr4, Efer, Model, Nested, PagingMode, Registers};
 use crate::structures::Structures;
@@ -54,10 +55,10 @@ pub(crate) struct Pdptes {
     pub(crate) since: Moment,
 }
 
-/// A logical processor.
+/// A logical processor on a memory.
 #[derive(Debug)]
-pub struct Cpu {
-    pub(crate) mem: Arc<PhysMemory>,
+pub struct Cpu<M = PhysMemory> {
+    pub(crate) mem: Arc<M>,
     pub(crate) model: Model,
     pub(crate) regs: Registers,
     pub(crate) asid: Asid,
@@ -80,10 +81,10 @@ pub struct Cpu {
     violations: Vec<Violation>,
 }
 
-impl Cpu {
+impl<M: Physical> Cpu<M> {
     /// Makes a processor with paging off and empty caches.
     #[must_use]
-    pub fn new(mem: Arc<PhysMemory>, model: Model, policy: Policy, seed: u64) -> Self {
+    pub fn new(mem: Arc<M>, model: Model, policy: Policy, seed: u64) -> Self {
         Self {
             mem,
             model,
@@ -261,10 +262,10 @@ fn leaf_level(size: PageSize) -> Level {
 }
 
 /// State.
-impl Cpu {
+impl<M: Physical> Cpu<M> {
     /// Returns the memory.
     #[must_use]
-    pub fn memory(&self) -> &Arc<PhysMemory> {
+    pub fn memory(&self) -> &Arc<M> {
         &self.mem
     }
 

@@ -12,6 +12,8 @@ use crate::cpu::{Cpu, Pdptes};
 use crate::event::Event;
 use crate::fault::{Fault, Misuse, Via, Violation};
 use crate::format::{Format, Step};
+use crate::mem::pool::Moment;
+use crate::physical::Physical;
 use crate::regs::{Cr0, Cr3, Cr4, Efer, Features, Nested, PagingMode, Registers};
 use crate::structures::StructureEntry;
 use crate::tlb::{EptNumber, Stage, TlbEntry};
@@ -56,7 +58,7 @@ pub struct World {
     pub nested: Option<Nested>,
 }
 
-impl Cpu {
+impl<M: Physical> Cpu<M> {
     /// Switches worlds, dropping only what `flush` says (VMRUN with TLB_CONTROL; APM vol. 2,
     /// 15.16.1). With PAE paging, loads the PDPTE registers, if the processor has them.
     ///
@@ -222,17 +224,18 @@ impl Cpu {
         let address = Format::Pae.root_address(self.regs.cr3.get());
         let (table, since) = self.pdpte_table(address)?;
         let frame = table.frame();
-        self.mem.usable(frame, since).map_err(|why| {
-            self.violation(Violation {
+        let unusable = |cpu: &mut Self, why| {
+            cpu.violation(Violation {
                 kind: Misuse::Table(why),
                 frame,
                 via: Via::Root,
                 address,
             })
-        })?;
+        };
         let mut entries = [0; 4];
         for (index, entry) in (0..).zip(entries.iter_mut()) {
-            *entry = self.mem.load(table.plus(u64::from(index) * 8));
+            let loaded = self.mem.walk_load(table.plus(u64::from(index) * 8), since);
+            *entry = loaded.map_err(|why| unusable(self, why))?;
             if Format::Pae.decode(*entry, Level::L3, &self.linear_limits()) == Step::Reserved {
                 return Err(Fault::BadPdpte(index));
             }
@@ -244,7 +247,7 @@ impl Cpu {
         Ok(())
     }
 
-    fn pdpte_table(&mut self, address: u64) -> Result<(Hpa, crate::mem::pool::Moment), Fault> {
+    fn pdpte_table(&mut self, address: u64) -> Result<(Hpa, Moment), Fault> {
         if self.nested.is_none() {
             return Ok((Hpa::new(address), self.mem.moment()));
         }

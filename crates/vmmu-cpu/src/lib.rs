@@ -5,7 +5,8 @@
 //! A hypervisor that forgets a flush, frees a table that can still be walked, or loses a dirty
 //! bit behaves well on most hardware most of the time. Here it does not: see [`Policy`].
 //!
-//! - [`PhysMemory`]: atomic words, frames, poison on free, and memory of what was freed when.
+//! - [`PhysMemory`]: atomic words, frames, poison on free, and memory of what was freed when. A processor takes any
+//!   [`Physical`] memory instead.
 //! - [`Cpu`]: one logical processor; [`Cpu::enter`] loads a [`World`] (registers, ASID, nested
 //!   tables), [`Cpu::translate`], [`Cpu::read`], [`Cpu::write`], [`Cpu::fetch`] access memory,
 //!   [`Cpu::flush`], [`Cpu::invlpg`] and the register writes invalidate.
@@ -56,6 +57,7 @@ mod format;
 mod invalidate;
 mod mem;
 mod nested;
+mod physical;
 mod policy;
 mod query;
 mod regs;
@@ -72,6 +74,7 @@ pub use format::Format;
 pub use invalidate::{Flush, World};
 pub use mem::PhysMemory;
 pub use mem::pool::{FreeError, Moment, POISON, Reuse, Unusable, Zone};
+pub use physical::Physical;
 pub use policy::{Odds, Policy};
 pub use query::{Conflict, Reach};
 pub use regs::{

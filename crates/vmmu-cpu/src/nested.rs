@@ -14,11 +14,12 @@ use crate::addr::{Gpa, Hpa, Va};
 use crate::cpu::Cpu;
 use crate::fault::{Fault, Misuse, NpfCode, Via, Violation};
 use crate::format::Limits;
+use crate::physical::Physical;
 use crate::regs::NestedFlags;
 use crate::tlb::{Tag, TlbEntry};
 use crate::walk::{Job, Leaf, Purpose, Want};
 
-impl Cpu {
+impl<M: Physical> Cpu<M> {
     /// Joins a leaf of the tables at CR3 with the translation of its guest-physical address.
     pub(crate) fn complete(
         &mut self,

@@ -10,6 +10,7 @@ use bitflags::bitflags;
 use crate::addr::{Frame, Hpa, Level, PageSize};
 use crate::cpu::Cpu;
 use crate::format::{Format, Step};
+use crate::physical::Physical;
 use crate::structures::StructureEntry;
 use crate::tlb::{Tag, TlbEntry};
 
@@ -47,7 +48,7 @@ impl Conflict {
     }
 }
 
-impl Cpu {
+impl<M: Physical> Cpu<M> {
     /// Says how this processor can still reach `frame`.
     #[must_use]
     pub fn reach(&self, frame: Frame) -> Reach {
@@ -130,7 +131,7 @@ impl Cpu {
 }
 
 /// Returns the tags under which an access could meet an entry of `tag`.
-fn tags_beside(tag: Tag, cpu: &Cpu) -> Vec<Tag> {
+fn tags_beside<M: Physical>(tag: Tag, cpu: &Cpu<M>) -> Vec<Tag> {
     if !tag.is_global() {
         return vec![tag];
     }

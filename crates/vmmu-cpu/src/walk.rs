@@ -19,6 +19,7 @@ use crate::event::Event;
 use crate::fault::{EptQualification, Fault, Misuse, NpfCode, PfCode, Via, Violation};
 use crate::format::{Format, Limits, Step};
 use crate::mem::pool::Moment;
+use crate::physical::Physical;
 use crate::policy::Odds;
 use crate::regs::PagingMode;
 use crate::structures::{self, StructureEntry};
@@ -101,7 +102,7 @@ pub(crate) struct Cursor {
     since: Moment,
 }
 
-impl Cpu {
+impl<M: Physical> Cpu<M> {
     /// Walks to the leaf for `job`, filling the paging-structure caches on the way.
     pub(crate) fn walk(&mut self, job: &Job) -> Result<Leaf, Fault> {
         let mut at = self.start(job)?;

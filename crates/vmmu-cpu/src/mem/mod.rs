@@ -16,6 +16,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use std::sync::OnceLock;
 
 use crate::addr::{Frame, Hpa};
+use crate::physical::{Physical, half, with_half};
 use pool::{Moment, Pool, Status, Unusable};
 
 /// Frames in one lazily created piece of memory (256 KiB).
@@ -110,34 +111,6 @@ impl PhysMemory {
         // sees the entry that links it, as on x86.
         self.existing(hpa)
             .map_or(0, |word| word.load(Ordering::Acquire))
-    }
-
-    /// Reads the word at `hpa` through a reference read at `since`, as a walker does.
-    pub(crate) fn walk_load(&self, hpa: Hpa, since: Moment) -> Result<u64, Unusable> {
-        if !self.contains(hpa) {
-            return Err(Unusable::Outside);
-        }
-        let (chunk, word) = Self::chunk_index(hpa);
-        let Some(chunk) = self.chunks.get(chunk).and_then(OnceLock::get) else {
-            return Ok(0);
-        };
-        // Acquire as in `peek`. The word first: were the frame freed between the two loads, the
-        // poison would pass for an entry, the other way round.
-        let value = chunk
-            .words
-            .get(word)
-            .map_or(0, |word| word.load(Ordering::Acquire));
-        let frame = word / FRAME_WORDS as usize;
-        let status = chunk
-            .status
-            .get(frame)
-            .map_or(0, |cell| cell.load(Ordering::Acquire));
-        Status::from_raw(status).usable(since).map(|()| value)
-    }
-
-    /// Reads the half-word at `hpa` like [`PhysMemory::walk_load`].
-    pub(crate) fn walk_load32(&self, hpa: Hpa, since: Moment) -> Result<u32, Unusable> {
-        self.walk_load(hpa, since).map(|word| half(word, hpa))
     }
 
     /// Writes the 64-bit word at `hpa` (aligned down to 8).
@@ -298,15 +271,52 @@ impl PhysMemory {
     }
 }
 
-/// Returns the half of `word` that `hpa` selects.
-fn half(word: u64, hpa: Hpa) -> u32 {
-    (word >> ((hpa.get() & 4) * 8)) as u32
-}
+impl Physical for PhysMemory {
+    #[inline]
+    fn contains(&self, hpa: Hpa) -> bool {
+        Self::contains(self, hpa)
+    }
 
-/// Returns `word` with the half that `hpa` selects replaced.
-fn with_half(word: u64, hpa: Hpa, value: u32) -> u64 {
-    let shift = (hpa.get() & 4) * 8;
-    word & !(0xffff_ffff << shift) | u64::from(value) << shift
+    #[inline]
+    fn moment(&self) -> Moment {
+        Self::moment(self)
+    }
+
+    #[inline]
+    fn usable(&self, frame: Frame, since: Moment) -> Result<(), Unusable> {
+        Self::usable(self, frame, since)
+    }
+
+    #[inline]
+    fn walk_load(&self, hpa: Hpa, since: Moment) -> Result<u64, Unusable> {
+        if !self.contains(hpa) {
+            return Err(Unusable::Outside);
+        }
+        let (chunk, word) = Self::chunk_index(hpa);
+        let Some(chunk) = self.chunks.get(chunk).and_then(OnceLock::get) else {
+            return Ok(0);
+        };
+        // Acquire as in `peek`. The word first: were the frame freed between the two loads, the
+        // poison would pass for an entry, the other way round.
+        let value = chunk
+            .words
+            .get(word)
+            .map_or(0, |word| word.load(Ordering::Acquire));
+        let frame = word / FRAME_WORDS as usize;
+        let status = chunk
+            .status
+            .get(frame)
+            .map_or(0, |cell| cell.load(Ordering::Acquire));
+        Status::from_raw(status).usable(since).map(|()| value)
+    }
+
+    fn compare_exchange(&self, hpa: Hpa, current: u64, new: u64) -> Result<u64, u64> {
+        Self::compare_exchange(self, hpa, current, new)
+    }
+
+    fn compare_exchange32(&self, hpa: Hpa, current: u32, new: u32) -> Result<u32, u32> {
+        Self::compare_exchange32(self, hpa, current, new)
+    }
 }
 
 #[cfg(test)]

@@ -27,6 +27,18 @@ pub struct Moment(u64);
 impl Moment {
     /// Later than every free: only frames that are free now are refused.
     pub const LATEST: Self = Self(u64::MAX);
+
+    /// Makes the moment after the given number of frees.
+    #[must_use]
+    pub const fn new(frees: u64) -> Self {
+        Self(frees)
+    }
+
+    /// Returns the number of frees before it.
+    #[must_use]
+    pub const fn get(self) -> u64 {
+        self.0
+    }
 }
 
 /// Why a frame may not be used.
