@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use vmmu_cpu::{Access, Asid, Cpu, Flush, Hpa, Model, PhysMemory, Policy, Registers, Va, World};
+use vmmu_cpu::{
+    Access, Asid, Cpu, Flush, Hostility, Hpa, Model, PhysMemory, Policy, Registers, Va, World,
+};
 
 const PAGES: u64 = 512;
 const ROUNDS: u64 = 2_000;
@@ -22,11 +24,20 @@ fn main() -> Result<(), vmmu_cpu::Fault> {
         nested: None,
     };
     for (name, policy) in [
-        ("keep", Policy::KEEP),
-        ("random", Policy::RANDOM),
-        ("none", Policy::NONE),
+        ("keep", Some(Policy::KEEP)),
+        ("random", Some(Policy::RANDOM)),
+        ("none", Some(Policy::NONE)),
+        ("hostile", None),
     ] {
-        let mut cpu = Cpu::new(mem.clone(), Model::STRICT, policy, 1);
+        let mut cpu = Cpu::new(
+            mem.clone(),
+            Model::STRICT,
+            policy.unwrap_or(Policy::KEEP),
+            1,
+        );
+        if policy.is_none() {
+            cpu.set_schedule(Hostility::default().schedule().expect("it has phases"));
+        }
         cpu.enter(&world, Flush::All)?;
         let start = Instant::now();
         for _ in 0..ROUNDS {

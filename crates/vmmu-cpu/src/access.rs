@@ -1,6 +1,6 @@
 //! What an access wants, what a translation grants, and whether the one allows the other.
 //!
-//! Key types: [`Access`], [`Rights`]. The check is made at use, with the registers of that
+//! Key types: [`Access`], [`Rights`], [`Permits`]. The check is made at use, with the registers of that
 //! moment, also for rights that came from a cache: a processor caches what the tables say, not
 //! what it once decided (Intel SDM vol. 3, 4.6 and 4.10.2.2).
 //!
@@ -85,6 +85,7 @@ impl Rights {
     /// Says whether nested tables that grant these rights allow `kind`. Every access is a user
     /// access there (APM vol. 2, 15.25.5); EPT entries are always user entries.
     #[must_use]
+    #[inline]
     pub fn allow_nested(self, kind: Kind) -> bool {
         let need = match kind {
             Kind::Read => Self::READ | Self::USER,
@@ -95,10 +96,55 @@ impl Rights {
     }
 }
 
+/// Accesses that a translation lets through, as bits: what a faster cache in front of a processor needs to know of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub struct Permits(u16);
+
+impl Permits {
+    const KINDS: [Kind; 3] = [Kind::Read, Kind::Write, Kind::Execute];
+    const PRIVILEGES: [Privilege; 4] = [
+        Privilege::User,
+        Privilege::Supervisor,
+        Privilege::SupervisorAc,
+        Privilege::Implicit,
+    ];
+
+    const fn bit(access: Access) -> u16 {
+        1 << (access.kind as u16 + 3 * access.privilege as u16)
+    }
+
+    pub(crate) fn filter(mut passes: impl FnMut(Access) -> bool) -> Self {
+        let mut permits = Self::default();
+        for kind in Self::KINDS {
+            for privilege in Self::PRIVILEGES {
+                let access = Access::new(kind, privilege);
+                if passes(access) {
+                    permits.0 |= Self::bit(access);
+                }
+            }
+        }
+        permits
+    }
+
+    /// Says whether `access` goes through.
+    #[inline]
+    #[must_use]
+    pub const fn contains(self, access: Access) -> bool {
+        self.0 & Self::bit(access) != 0
+    }
+
+    /// Returns one bit per access: kind (read, write, execute) + 3 * privilege (user, supervisor, supervisor with AC, implicit).
+    #[must_use]
+    pub const fn bits(self) -> u16 {
+        self.0
+    }
+}
+
 /// Checks an access to a page with these rights and protection key.
 ///
 /// Returns the error code of the page fault if it is refused (Intel SDM vol. 3, 4.6.1, 4.6.2 and
 /// 4.7; APM vol. 2, 5.6 and 8.4.2).
+#[inline]
 pub(crate) fn check(
     access: Access,
     rights: Rights,
@@ -132,6 +178,7 @@ pub(crate) fn check(
 }
 
 /// Says whether PKRU lets a data access to a user page pass (Intel SDM vol. 3, 4.6.2).
+#[inline]
 fn key_allows(access: Access, key: u8, regs: &Registers) -> bool {
     let on = regs.cr4.contains(Cr4::PKE) && regs.efer.contains(Efer::LME);
     if !on || access.kind == Kind::Execute {

@@ -21,30 +21,35 @@ macro_rules! address {
         impl $name {
             /// Wraps a raw address.
             #[must_use]
+            #[inline]
             pub const fn new(raw: u64) -> Self {
                 Self(raw)
             }
 
             /// Returns the raw address.
             #[must_use]
+            #[inline]
             pub const fn get(self) -> u64 {
                 self.0
             }
 
             /// Returns the address `bytes` further on, wrapping at 2^64.
             #[must_use]
+            #[inline]
             pub const fn plus(self, bytes: u64) -> Self {
                 Self(self.0.wrapping_add(bytes))
             }
 
             /// Returns the first address of the page of `size` around this one.
             #[must_use]
+            #[inline]
             pub const fn base(self, size: PageSize) -> Self {
                 Self(self.0 & !(size.bytes() - 1))
             }
 
             /// Returns the distance from the first byte of the page of `size` around this one.
             #[must_use]
+            #[inline]
             pub const fn offset(self, size: PageSize) -> u64 {
                 self.0 & (size.bytes() - 1)
             }
@@ -86,6 +91,7 @@ address! {
 impl Hpa {
     /// Returns the frame that holds this address.
     #[must_use]
+    #[inline]
     pub const fn frame(self) -> Frame {
         Frame(self.0 >> 12)
     }
@@ -98,18 +104,21 @@ pub struct Frame(u64);
 impl Frame {
     /// Wraps a frame number.
     #[must_use]
+    #[inline]
     pub const fn new(number: u64) -> Self {
         Self(number)
     }
 
     /// Returns the frame number.
     #[must_use]
+    #[inline]
     pub const fn get(self) -> u64 {
         self.0
     }
 
     /// Returns the address of the frame's first byte.
     #[must_use]
+    #[inline]
     pub const fn hpa(self) -> Hpa {
         Hpa(self.0 << 12)
     }
@@ -145,12 +154,14 @@ impl Level {
 
     /// Returns the level as a number from 1 to 5.
     #[must_use]
+    #[inline]
     pub const fn get(self) -> u8 {
         self.0
     }
 
     /// Returns the level of the tables that this level's entries point at, if there is one.
     #[must_use]
+    #[inline]
     pub const fn below(self) -> Option<Self> {
         if self.0 > 1 {
             Some(Self(self.0 - 1))
@@ -180,6 +191,7 @@ impl PageSize {
 
     /// Returns the number of address bits inside the page.
     #[must_use]
+    #[inline]
     pub const fn shift(self) -> u32 {
         match self {
             Self::Size4K => 12,
@@ -191,6 +203,7 @@ impl PageSize {
 
     /// Returns the number of bytes in the page.
     #[must_use]
+    #[inline]
     pub const fn bytes(self) -> u64 {
         1 << self.shift()
     }
@@ -203,12 +216,14 @@ pub struct Asid(u16);
 impl Asid {
     /// Wraps an identifier.
     #[must_use]
+    #[inline]
     pub const fn new(raw: u16) -> Self {
         Self(raw)
     }
 
     /// Returns the identifier.
     #[must_use]
+    #[inline]
     pub const fn get(self) -> u16 {
         self.0
     }
@@ -221,12 +236,14 @@ pub struct Pcid(u16);
 impl Pcid {
     /// Wraps an identifier, of which the low 12 bits count.
     #[must_use]
+    #[inline]
     pub const fn new(raw: u16) -> Self {
         Self(raw & 0xfff)
     }
 
     /// Returns the identifier.
     #[must_use]
+    #[inline]
     pub const fn get(self) -> u16 {
         self.0
     }

@@ -12,9 +12,9 @@
 
 use std::sync::Arc;
 
-use crate::access::{self, Access, Kind};
+use crate::access::{self, Access, Kind, Permits};
 use crate::addr::{Asid, Frame, Gpa, Hpa, Level, PageSize, Va};
-use crate::event::{Counters, Event};
+use crate::event::{Counters, Event, EventLog};
 use crate::fault::{Fault, NpfCode, Via, Violation};
 use crate::format::Limits;
 use crate::mem::PhysMemory;
@@ -22,9 +22,16 @@ use crate::mem::pool::Moment;
 use crate::physical::Physical;
 use crate::policy::{Odds, Policy};
 use crate::regs::{Cr4, Efer, Model, Nested, PagingMode, Registers};
-use crate::structures::Structures;
+use crate::structures::{StructureEntry, Structures};
 use crate::tlb::{EptNumber, Tag, Tlb, TlbEntry};
 use crate::walk::{Job, Purpose, Want};
+use crate::whims::Whims;
+
+/// How many entries of a kind are cached unless told: more than any processor has.
+const CAPACITY: usize = 1 << 16;
+
+/// How many violations are kept.
+const VIOLATIONS: usize = 1024;
 
 /// Where a translation came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -75,9 +82,10 @@ pub struct Cpu<M = PhysMemory> {
     pub(crate) structures: Structures,
     pub(crate) policy: Policy,
     pub(crate) rng: fastrand::Rng,
-    candidates: Vec<Va>,
+    pub(crate) whims: Whims,
+    capacity: usize,
     pub(crate) counters: Counters,
-    events: Option<Vec<Event>>,
+    events: Option<EventLog>,
     violations: Vec<Violation>,
 }
 
@@ -100,7 +108,8 @@ impl<M: Physical> Cpu<M> {
             structures: Structures::default(),
             policy,
             rng: fastrand::Rng::with_seed(seed),
-            candidates: Vec::new(),
+            whims: Whims::default(),
+            capacity: CAPACITY,
             counters: Counters::default(),
             events: None,
             violations: Vec::new(),
@@ -123,16 +132,6 @@ impl<M: Physical> Cpu<M> {
             self.settle(va, fault);
         }
         result
-    }
-
-    /// Translates `va` speculatively: fills the caches and sets accessed bits, faults never.
-    pub fn guess(&mut self, va: Va) {
-        let Ok(va) = self.regs.linear(va) else { return };
-        self.counters.guesses += 1;
-        self.note(Event::Guessed(va));
-        // A speculative walk that can't complete leaves no trace but what it cached on the way,
-        // and a violation, which is recorded where it is found.
-        let _ = self.walk_linear(va, Want::Guess);
     }
 
     fn translate_linear(&mut self, va: Va, access: Access) -> Result<Translation, Fault> {
@@ -165,8 +164,21 @@ impl<M: Physical> Cpu<M> {
     /// Caches a translation, unless the policy would never use it.
     pub(crate) fn fill(&mut self, entry: TlbEntry) {
         if self.policy.use_tlb != Odds::NEVER {
+            if self.tlb.len() >= self.capacity {
+                self.tlb.retain(|_| self.rng.bool());
+            }
             self.tlb.insert(entry);
             self.note(Event::Filled(entry));
+        }
+    }
+
+    /// Caches a structure entry, unless the policy would never use it.
+    pub(crate) fn fill_structure(&mut self, entry: StructureEntry) {
+        if self.policy.use_structures != Odds::NEVER {
+            if self.structures.len() >= self.capacity {
+                self.structures.retain(|_| self.rng.bool());
+            }
+            self.structures.insert(entry);
         }
     }
 
@@ -209,35 +221,6 @@ impl<M: Physical> Cpu<M> {
             self.structures.drop_address(tag, gpa.get());
         }
     }
-
-    /// Evicts and speculates, if the policy says so.
-    fn disturb(&mut self, va: Va) {
-        if self.policy.evict.hit(&mut self.rng) {
-            self.evict(va);
-        }
-        if !self.candidates.is_empty() && self.policy.speculate.hit(&mut self.rng) {
-            let guess = self.candidates[self.rng.usize(0..self.candidates.len())];
-            self.guess(guess);
-        }
-    }
-
-    fn evict(&mut self, va: Va) {
-        self.counters.evictions += 1;
-        self.note(Event::Evicted);
-        match self.rng.u8(0..8) {
-            0 => {
-                self.tlb.clear();
-                self.structures.clear();
-            }
-            1 => self.structures.clear(),
-            2 => {
-                let mut rng = self.rng.fork();
-                self.tlb.retain(|_| rng.bool());
-                self.structures.retain(|_| rng.bool());
-            }
-            _ => self.tlb.drop_address(self.linear_tag(), va.get()),
-        }
-    }
 }
 
 impl Translation {
@@ -258,6 +241,22 @@ fn leaf_level(size: PageSize) -> Level {
         PageSize::Size4K => Level::L1,
         PageSize::Size2M | PageSize::Size4M => Level::L2,
         PageSize::Size1G => Level::L3,
+    }
+}
+
+/// What an entry says with the registers of now.
+impl<M: Physical> Cpu<M> {
+    /// Returns which accesses go through `entry`, a cached translation of the present tag, without a walk: writes only if it is dirty.
+    ///
+    /// It holds until a register changes or an invalidation drops the entry.
+    #[must_use]
+    pub fn permits(&self, entry: &TlbEntry) -> Permits {
+        Permits::filter(|access| {
+            let through = access.kind != Kind::Write || entry.dirty;
+            through
+                && access::check(access, entry.rights, entry.key, &self.regs).is_ok()
+                && (self.nested.is_none() || entry.nested.allow_nested(access.kind))
+        })
     }
 }
 
@@ -287,14 +286,9 @@ impl<M: Physical> Cpu<M> {
         self.asid
     }
 
-    /// Changes the policy.
-    pub fn set_policy(&mut self, policy: Policy) {
-        self.policy = policy;
-    }
-
-    /// Sets the addresses that the policy's speculation draws from.
-    pub fn set_candidates(&mut self, candidates: impl IntoIterator<Item = Va>) {
-        self.candidates = candidates.into_iter().collect();
+    /// Sets how many translations, and how many structure entries, are cached at most: with more, half of them, drawn by chance, are dropped.
+    pub fn set_capacity(&mut self, entries: usize) {
+        self.capacity = entries;
     }
 
     /// Returns the counters.
@@ -303,20 +297,22 @@ impl<M: Physical> Cpu<M> {
         self.counters
     }
 
-    /// Begins to record events.
+    /// Begins to record events, all of them.
     pub fn record_events(&mut self) {
-        self.events.get_or_insert_default();
+        self.events.get_or_insert_with(EventLog::everything);
     }
 
-    /// Returns the events since the last call, oldest first.
+    /// Begins to record the last `count` events that are no hits.
+    pub fn record_last_events(&mut self, count: usize) {
+        self.events = Some(EventLog::last(count));
+    }
+
+    /// Returns the events since the last call, or as many as are kept of them, oldest first.
     pub fn take_events(&mut self) -> Vec<Event> {
-        self.events
-            .as_mut()
-            .map(core::mem::take)
-            .unwrap_or_default()
+        self.events.as_mut().map(EventLog::take).unwrap_or_default()
     }
 
-    /// Returns the violations so far, those of speculative walks included.
+    /// Returns the first 1,024 violations, those of speculative walks included.
     #[must_use]
     pub fn violations(&self) -> &[Violation] {
         &self.violations
@@ -329,7 +325,9 @@ impl<M: Physical> Cpu<M> {
     }
 
     pub(crate) fn violation(&mut self, violation: Violation) -> Fault {
-        self.violations.push(violation);
+        if self.violations.len() < VIOLATIONS {
+            self.violations.push(violation);
+        }
         Fault::Violation(violation)
     }
 

@@ -5,6 +5,8 @@
 //! Invariants:
 //! 1. Recording changes no behaviour.
 
+use std::collections::VecDeque;
+
 use crate::addr::{Hpa, Va};
 use crate::fault::Fault;
 use crate::invalidate::Flush;
@@ -65,4 +67,44 @@ pub enum Event {
     Evicted,
     /// Entries were invalidated.
     Flushed(Flush),
+}
+
+/// Events on record.
+#[derive(Debug)]
+pub(crate) struct EventLog {
+    events: VecDeque<Event>,
+    limit: usize,
+    hits: bool,
+}
+
+impl EventLog {
+    pub(crate) fn everything() -> Self {
+        Self {
+            events: VecDeque::new(),
+            limit: usize::MAX,
+            hits: true,
+        }
+    }
+
+    pub(crate) fn last(limit: usize) -> Self {
+        Self {
+            events: VecDeque::with_capacity(limit),
+            limit,
+            hits: false,
+        }
+    }
+
+    pub(crate) fn push(&mut self, event: Event) {
+        if !self.hits && matches!(event, Event::Hit(..)) || self.limit == 0 {
+            return;
+        }
+        if self.events.len() >= self.limit {
+            self.events.pop_front();
+        }
+        self.events.push_back(event);
+    }
+
+    pub(crate) fn take(&mut self) -> Vec<Event> {
+        self.events.drain(..).collect()
+    }
 }

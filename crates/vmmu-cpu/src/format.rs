@@ -87,6 +87,7 @@ pub(crate) struct StatusBits {
 impl Format {
     /// Returns the level of the root table.
     #[must_use]
+    #[inline]
     pub const fn top(self) -> Level {
         match self {
             Self::Bits32 => Level::L2,
@@ -98,24 +99,28 @@ impl Format {
 
     /// Says whether this is the format of nested tables.
     #[must_use]
+    #[inline]
     pub const fn is_nested(self) -> bool {
         matches!(self, Self::Npt4 | Self::Npt5) || self.is_ept()
     }
 
     /// Says whether this is one of the two EPT formats.
     #[must_use]
+    #[inline]
     pub const fn is_ept(self) -> bool {
         matches!(self, Self::Ept4 | Self::Ept5)
     }
 
     /// Returns the number of bytes of an entry.
     #[must_use]
+    #[inline]
     pub const fn entry_bytes(self) -> u64 {
         if matches!(self, Self::Bits32) { 4 } else { 8 }
     }
 
     /// Returns the number of address bits that an entry of `level` covers.
     #[must_use]
+    #[inline]
     pub const fn shift(self, level: Level) -> u32 {
         let per_level = if matches!(self, Self::Bits32) { 10 } else { 9 };
         12 + per_level * (level.get() as u32 - 1)
@@ -123,6 +128,7 @@ impl Format {
 
     /// Returns the offset, in its table, of the entry of `level` for `address`.
     #[must_use]
+    #[inline]
     pub const fn entry_offset(self, level: Level, address: u64) -> u64 {
         let index = address >> self.shift(level);
         match self {
@@ -133,6 +139,7 @@ impl Format {
     }
 
     /// Returns the address of the root table in a CR3, nCR3 or EPTP.
+    #[inline]
     pub(crate) const fn root_address(self, raw: u64) -> u64 {
         match self {
             Self::Bits32 => raw & 0xffff_f000,
@@ -142,6 +149,7 @@ impl Format {
     }
 
     /// Returns where the entries of `level` have their accessed and dirty bits.
+    #[inline]
     pub(crate) const fn status_bits(self, level: Level, limits: &Limits) -> StatusBits {
         if self.is_ept() {
             let on = limits.ept_ad as u64;
@@ -164,6 +172,7 @@ impl Format {
     }
 
     /// Returns what an entry allows by itself.
+    #[inline]
     pub(crate) fn rights(self, entry: u64, level: Level) -> Rights {
         if self.is_ept() {
             // Bits 0 to 2 are read, write and execute, as in [`Rights`].
@@ -181,6 +190,7 @@ impl Format {
     }
 
     /// Returns the protection key of a leaf (long mode only; elsewhere the bits mean nothing).
+    #[inline]
     pub(crate) const fn key(self, entry: u64) -> u8 {
         match self {
             Self::Long4 | Self::Long5 => (entry >> 59 & 15) as u8,
@@ -189,11 +199,13 @@ impl Format {
     }
 
     /// Says whether a leaf is global.
+    #[inline]
     pub(crate) const fn global(self, entry: u64) -> bool {
         !self.is_nested() && entry & GLOBAL != 0
     }
 
     /// Decodes one entry.
+    #[inline]
     pub(crate) fn decode(self, entry: u64, level: Level, limits: &Limits) -> Step {
         match self {
             Self::Bits32 => decode_32(entry, level, limits),
@@ -205,6 +217,7 @@ impl Format {
 }
 
 /// Returns the bits of an address field that lie at or above MAXPHYADDR.
+#[inline]
 fn beyond(limits: &Limits) -> u64 {
     ADDRESS & !((1 << limits.model.phys_bits) - 1)
 }
@@ -241,6 +254,7 @@ fn decode_pdpte(entry: u64, limits: &Limits) -> Step {
 
 /// 8-byte entries of PAE, long mode and NPT (Intel SDM vol. 3, tables 4-9 to 4-20; APM vol. 2,
 /// 5.2.2, 5.3.3 and 5.3.4).
+#[inline]
 fn decode_64(format: Format, entry: u64, level: Level, limits: &Limits) -> Step {
     if entry & PRESENT == 0 {
         return Step::NotPresent;
@@ -303,6 +317,7 @@ fn decode_ept(entry: u64, level: Level, limits: &Limits) -> Step {
     leaf_or_table(entry, level, large)
 }
 
+#[inline]
 fn leaf_or_table(entry: u64, level: Level, large: bool) -> Step {
     match (level, large) {
         (Level::L1, _) => Step::Page(entry & ADDRESS, PageSize::Size4K),

@@ -10,6 +10,8 @@
 //! - [`Cpu`]: one logical processor; [`Cpu::enter`] loads a [`World`] (registers, ASID, nested
 //!   tables), [`Cpu::translate`], [`Cpu::read`], [`Cpu::write`], [`Cpu::fetch`] access memory,
 //!   [`Cpu::flush`], [`Cpu::invlpg`] and the register writes invalidate.
+//! - [`Policy`] and [`Schedule`]: what it does where the architecture lets it choose, and when; [`Hostility`] makes a schedule for
+//!   whole guests, and [`Policy::NONE`] a plain processor without caches, for a user that has one in front ([`Cpu::permits`]).
 //! - [`Fault`]: what an access causes instead, with the processor's own error codes.
 //! - [`Cpu::reach`], [`Cpu::conflicts`], [`Cpu::violations`]: what tests ask.
 //!
@@ -60,12 +62,15 @@ mod nested;
 mod physical;
 mod policy;
 mod query;
+mod recent;
 mod regs;
+mod schedule;
 mod structures;
 mod tlb;
 mod walk;
+mod whims;
 
-pub use access::{Access, Kind, Privilege, Rights};
+pub use access::{Access, Kind, Permits, Privilege, Rights};
 pub use addr::{Asid, Frame, Gpa, Hpa, Level, PageSize, Pcid, Va};
 pub use cpu::{Cpu, Source, Translation};
 pub use event::{Counters, Event};
@@ -80,5 +85,6 @@ pub use query::{Conflict, Reach};
 pub use regs::{
     Cr0, Cr3, Cr4, Efer, Features, Model, Nested, NestedFlags, PagingMode, Pkru, Registers,
 };
+pub use schedule::{Hostility, Phase, Schedule};
 pub use structures::StructureEntry;
 pub use tlb::{Stage, Tag, TlbEntry};

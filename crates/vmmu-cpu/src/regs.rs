@@ -175,6 +175,7 @@ impl Registers {
 
     /// Returns the paging mode (Intel SDM vol. 3, 4.1.1).
     #[must_use]
+    #[inline]
     pub fn mode(&self) -> PagingMode {
         if !self.cr0.contains(Cr0::PG) {
             PagingMode::Off
@@ -191,6 +192,7 @@ impl Registers {
 
     /// Returns the process-context identifier in use.
     #[must_use]
+    #[inline]
     pub fn pcid(&self) -> Pcid {
         if self.cr4.contains(Cr4::PCIDE) {
             Pcid::new(self.cr3.get() as u16)
@@ -200,6 +202,7 @@ impl Registers {
     }
 
     /// Returns `va` as these registers' mode sees it: 32 bits of it, or all if canonical.
+    #[inline]
     pub(crate) fn linear(&self, va: Va) -> Result<Va, Fault> {
         let bits = match self.mode() {
             PagingMode::Tables(Format::Long4) => 48,

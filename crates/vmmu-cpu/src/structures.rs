@@ -61,9 +61,11 @@ struct Key {
 #[derive(Debug, Default)]
 pub(crate) struct Structures {
     map: FxHashMap<Key, SmallVec<[StructureEntry; 1]>>,
+    entries: usize,
 }
 
 /// Returns the first address that an entry of `level` covers.
+#[inline]
 pub(crate) fn base(format: Format, level: Level, address: u64) -> u64 {
     let shift = format.shift(level);
     address >> shift << shift
@@ -103,13 +105,22 @@ impl Structures {
         let entries = self.map.entry(key).or_default();
         if !entries.iter().any(|old| old.same(&entry)) {
             entries.push(entry);
+            self.entries += 1;
         }
+    }
+
+    /// Returns the number of entries.
+    pub(crate) fn len(&self) -> usize {
+        self.entries
     }
 
     /// Keeps the entries for which `keep` says so.
     pub(crate) fn retain(&mut self, mut keep: impl FnMut(&StructureEntry) -> bool) {
+        let count = &mut self.entries;
+        *count = 0;
         self.map.retain(|_, entries| {
             entries.retain(|entry| keep(entry));
+            *count += entries.len();
             !entries.is_empty()
         });
     }
@@ -120,7 +131,8 @@ impl Structures {
         for (format, top) in [(Format::Bits32, Level::L2), (Format::Long5, Level::L5)] {
             for level in [Level::L2, Level::L3, Level::L4, Level::L5] {
                 if level <= top {
-                    self.map.remove(&Self::key(tag, format, level, address));
+                    let gone = self.map.remove(&Self::key(tag, format, level, address));
+                    self.entries -= gone.map_or(0, |entries| entries.len());
                 }
             }
         }
@@ -128,6 +140,7 @@ impl Structures {
 
     pub(crate) fn clear(&mut self) {
         self.map.clear();
+        self.entries = 0;
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &StructureEntry> {

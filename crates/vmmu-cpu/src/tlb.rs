@@ -1,4 +1,4 @@
-//! The translation lookaside buffer: unbounded, and several entries for one address may live.
+//! The translation lookaside buffer: several entries for one address may live.
 //!
 //! Key types: [`Tag`] (whose translation it is), [`TlbEntry`], [`Tlb`]. [`crate::walk`] fills it,
 //! [`crate::invalidate`] empties it, [`crate::query`] looks into it.
@@ -7,6 +7,7 @@
 //! 1. An entry leaves only by an invalidation, an eviction or a fault: never because memory
 //!    changed or because another entry for the address came.
 //! 2. Entries that differ only in being dirty are one entry.
+//! 3. Its owner keeps it from growing for ever: see [`crate::Cpu::set_capacity`].
 
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
@@ -14,6 +15,7 @@ use smallvec::SmallVec;
 use crate::access::Rights;
 use crate::addr::{Asid, Frame, Gpa, Hpa, PageSize, Pcid};
 use crate::mem::pool::Moment;
+use crate::recent::Recent;
 
 /// What a translation goes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -42,6 +44,7 @@ pub struct Tag {
 }
 
 impl Tag {
+    #[inline]
     pub(crate) const fn linear(asid: Asid, pcid: Pcid, ept: EptNumber) -> Self {
         Self {
             stage: Stage::Linear,
@@ -51,6 +54,7 @@ impl Tag {
         }
     }
 
+    #[inline]
     pub(crate) const fn physical(asid: Asid, ept: EptNumber) -> Self {
         let asid = if ept.0 == 0 { asid } else { Asid::new(0) };
         Self {
@@ -62,12 +66,14 @@ impl Tag {
     }
 
     /// Returns the tag of global translations beside this one.
+    #[inline]
     pub(crate) const fn globally(self) -> Self {
         Self { pcid: None, ..self }
     }
 
     /// Returns the stage.
     #[must_use]
+    #[inline]
     pub const fn stage(self) -> Stage {
         self.stage
     }
@@ -90,11 +96,13 @@ impl Tag {
 
     /// Says whether the translation holds for every PCID.
     #[must_use]
+    #[inline]
     pub const fn is_global(self) -> bool {
         matches!((self.stage, self.pcid), (Stage::Linear, None))
     }
 
     /// Packs the tag into the high part of a hash key.
+    #[inline]
     pub(crate) const fn packed(self) -> u64 {
         let pcid = match self.pcid {
             Some(pcid) => pcid.get() as u64,
@@ -137,12 +145,14 @@ pub struct TlbEntry {
 impl TlbEntry {
     /// Returns the host-physical address of `address`, which lies in the page.
     #[must_use]
+    #[inline]
     pub const fn translate(&self, address: u64) -> Hpa {
         self.hpa.plus(address & (self.size.bytes() - 1))
     }
 
     /// Says whether the page holds `address`.
     #[must_use]
+    #[inline]
     pub const fn covers(&self, address: u64) -> bool {
         address & !(self.size.bytes() - 1) == self.page
     }
@@ -186,11 +196,26 @@ pub(crate) struct Tlb {
     map: FxHashMap<Key, SmallVec<[TlbEntry; 1]>>,
     /// How many keys there are, by size and by being global: spares probing for absent sizes.
     keys: [[usize; 2]; 4],
+    entries: usize,
+    recent: Recent,
 }
 
 impl Tlb {
     /// Returns one of the entries for `address`, any with the same chance.
-    pub(crate) fn pick(&self, tag: Tag, address: u64, rng: &mut fastrand::Rng) -> Option<TlbEntry> {
+    #[inline]
+    pub(crate) fn pick(
+        &mut self,
+        tag: Tag,
+        address: u64,
+        rng: &mut fastrand::Rng,
+    ) -> Option<TlbEntry> {
+        match self.recent.get(tag, address) {
+            Some(entry) => Some(*entry),
+            None => self.pick_any(tag, address, rng),
+        }
+    }
+
+    fn pick_any(&mut self, tag: Tag, address: u64, rng: &mut fastrand::Rng) -> Option<TlbEntry> {
         let mut found = None;
         let mut seen = 0;
         self.each(tag, address, |entry| {
@@ -199,6 +224,9 @@ impl Tlb {
                 found = Some(*entry);
             }
         });
+        if let (1, Some(entry)) = (seen, &found) {
+            self.recent.put(tag, address, entry);
+        }
         found
     }
 
@@ -236,16 +264,30 @@ impl Tlb {
         match entries.iter_mut().find(|old| old.same(&entry)) {
             // The older moment stays: it says how long the frame must have been kept.
             Some(old) => old.dirty |= entry.dirty,
-            None => entries.push(entry),
+            None => {
+                entries.push(entry);
+                self.entries += 1;
+            }
         }
+        self.recent.forget(entry.page, entry.size);
+    }
+
+    /// Returns the number of entries.
+    pub(crate) fn len(&self) -> usize {
+        self.entries
     }
 
     /// Drops every entry that may translate `address` for `tag`, global ones included.
     pub(crate) fn drop_address(&mut self, tag: Tag, address: u64) {
         for size in PageSize::ALL {
             for tag in [tag, tag.globally()] {
-                if self.map.remove(&Key::new(tag, address, size)).is_some() {
+                if self.keys[size as usize][usize::from(tag.is_global())] == 0 {
+                    continue;
+                }
+                if let Some(gone) = self.map.remove(&Key::new(tag, address, size)) {
                     self.keys[size as usize][usize::from(tag.is_global())] -= 1;
+                    self.entries -= gone.len();
+                    self.recent.forget(address, size);
                 }
             }
         }
@@ -254,21 +296,27 @@ impl Tlb {
     /// Keeps the entries for which `keep` says so.
     pub(crate) fn retain(&mut self, mut keep: impl FnMut(&TlbEntry) -> bool) {
         let keys = &mut self.keys;
+        let count = &mut self.entries;
+        *count = 0;
         self.map.retain(|_, entries| {
             let first = entries
                 .first()
                 .map(|e| (e.size as usize, usize::from(e.tag.is_global())));
             entries.retain(|entry| keep(entry));
+            *count += entries.len();
             if let (true, Some((size, global))) = (entries.is_empty(), first) {
                 keys[size][global] -= 1;
             }
             !entries.is_empty()
         });
+        self.recent.clear();
     }
 
     pub(crate) fn clear(&mut self) {
         self.map.clear();
         self.keys = Default::default();
+        self.entries = 0;
+        self.recent.clear();
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &TlbEntry> {

@@ -248,7 +248,7 @@ impl<M: Physical> Cpu<M> {
         if self.policy.use_structures == Odds::NEVER {
             return Ok(next);
         }
-        self.structures.insert(StructureEntry {
+        self.fill_structure(StructureEntry {
             tag: job.tag,
             format: job.format,
             level: at.level,

@@ -231,6 +231,7 @@ impl PhysMemory {
     }
 
     /// Returns the status of a frame inside of memory.
+    #[inline]
     fn raw_status(&self, frame: Frame) -> Status {
         self.chunks
             .get((frame.get() / CHUNK_FRAMES) as usize)
@@ -241,6 +242,7 @@ impl PhysMemory {
             })
     }
 
+    #[inline]
     fn chunk_index(hpa: Hpa) -> (usize, usize) {
         let word = hpa.get() / 8;
         let per_chunk = CHUNK_FRAMES * FRAME_WORDS;

@@ -93,19 +93,23 @@ impl Status {
     const ALLOCATED: u64 = 1;
     const FREED: u64 = 2;
 
+    #[inline]
     pub(super) fn from_raw(raw: u64) -> Self {
         Self(raw)
     }
 
+    #[inline]
     fn state(self) -> u64 {
         self.0 & 3
     }
 
+    #[inline]
     fn last_free(self) -> u64 {
         self.0 >> 2
     }
 
     /// Says whether a reference read at `since` may still be used.
+    #[inline]
     pub(super) fn usable(self, since: Moment) -> Result<(), Unusable> {
         match self.state() {
             Self::FREED => Err(Unusable::Free),
@@ -266,6 +270,7 @@ impl PhysMemory {
     /// Returns the present moment. Read it *after* the reference it will vouch for: then a frame
     /// freed and handed out again before the reference was read is never mistaken for a stale one.
     #[must_use]
+    #[inline]
     pub fn moment(&self) -> Moment {
         Moment(self.pool.epoch.load(Ordering::SeqCst))
     }
@@ -274,6 +279,7 @@ impl PhysMemory {
     ///
     /// # Errors
     /// [`Unusable`] when the frame is outside of memory, free, or was freed after `since`.
+    #[inline]
     pub fn usable(&self, frame: Frame, since: Moment) -> Result<(), Unusable> {
         if frame.get() >= self.frames {
             return Err(Unusable::Outside);
