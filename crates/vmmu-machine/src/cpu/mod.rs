@@ -1,0 +1,1 @@
+//! The processor: an interpreter with a TLB in front of a walker over the tables that the library wrote.

@@ -1,0 +1,19 @@
+//! A machine in software: it runs guests in an ordinary process, and every access of theirs goes through tables that [`vmmu`] builds.
+//!
+//! | part | modules |
+//! |---|---|
+//! | the processor: interpreter, TLB, walker | [`cpu`] |
+//! | the hypervisor: exits, the library's host, answers | [`vmm`] |
+//! | the board | [`devices`] |
+//! | what comes before the first instruction | [`load`] |
+//! | the judge of every translation | [`check`] |
+//!
+//! The design stands in `docs/machine.md`.
+
+#![forbid(unsafe_code)]
+
+pub mod check;
+pub mod cpu;
+pub mod devices;
+pub mod load;
+pub mod vmm;

@@ -1,0 +1,1 @@
+//! Loading kernels: what guest memory and registers hold before the first instruction.

@@ -1,0 +1,1 @@
+//! The hypervisor: enters guests, serves their exits, implements what the library asks of a host.
