@@ -3,9 +3,9 @@
 use crate::channel::{DEBUG_EXIT, UART};
 
 /// The guest's marks: start and end of a phase.
-pub const MARK_START: u16 = 0xe0;
+pub const MARK_START: u16 = 0x5e0;
 /// The end of a phase.
-pub const MARK_END: u16 = 0xe1;
+pub const MARK_END: u16 = 0x5e4;
 /// The keyboard controller's command port; FEh resets.
 pub const KEYBOARD: u16 = 0x64;
 /// System control port A; bit 0 resets.
@@ -93,7 +93,7 @@ mod what_exits {
         let map = PortMap::new();
         let exits = |port: u16| map.0[usize::from(port / 8)] & 1 << (port % 8) != 0;
         assert!(
-            [0x2f8, 0x2ff, 0xf4, 0xf7, 0xe0, 0xe1, 0x64, 0x92, 0xcf9]
+            [0x2f8, 0x2ff, 0xf4, 0xf7, 0x5e0, 0x5e4, 0x64, 0x92, 0xcf9]
                 .into_iter()
                 .all(exits)
         );

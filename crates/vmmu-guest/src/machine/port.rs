@@ -12,9 +12,9 @@ impl Port {
     /// The first register of the first serial port.
     pub const COM1: Self = Self(0x3f8);
     /// `phase << 24 | count` written here says that a measured phase starts.
-    pub const MARK_START: Self = Self(0xe0);
+    pub const MARK_START: Self = Self(0x5e0);
     /// The phase's number written here says that it has ended.
-    pub const MARK_END: Self = Self(0xe1);
+    pub const MARK_END: Self = Self(0x5e4);
     /// A 32-bit value written here ends the run with it.
     pub const END: Self = Self(0xf4);
 
