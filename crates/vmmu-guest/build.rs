@@ -6,6 +6,7 @@ use std::path::PathBuf;
 /// Every guest and its linker script.
 const GUESTS: &[(&str, &str)] = &[
     ("bench-guest", "long-mode.ld"),
+    ("demo-guest", "long-mode.ld"),
     ("multiboot-guest", "multiboot.ld"),
     ("stress-guest", "long-mode.ld"),
 ];

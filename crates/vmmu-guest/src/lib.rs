@@ -3,6 +3,7 @@
 //! | guest | starts as | does |
 //! |---|---|---|
 //! | `bench-guest` | PVH (32-bit entry, goes to long mode itself) | times 22 paging operations; `bench` compares them |
+//! | `demo-guest` | PVH | runs processes that fork, write, map, switch and exit, in named phases |
 //! | `multiboot-guest` | multiboot-1 (32-bit, paging off) | checks the hand-over, then what its command line says |
 //! | `stress-guest` | PVH (32-bit entry, goes to long mode itself) | uses paging in every way it can and checks each result |
 //!

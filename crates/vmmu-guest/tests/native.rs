@@ -162,6 +162,27 @@ fn stress_guest_finds_no_fault_in_the_bare_machine() {
 }
 
 #[test]
+fn demo_guest_tells_its_story_and_ends_well() {
+    const STORY: [(u32, u32, u32); 6] = [
+        (1, 256, 256),
+        (2, 8, 0),
+        // Beside the pages of the heap, nine stacks.
+        (3, 512, 521),
+        (4, 900, 0),
+        (5, 1280, 0),
+        (6, 8, 0),
+    ];
+    let Some(images) = images() else { return };
+    let run = run(&images.join("demo-guest"), &[]);
+    assert_eq!(run.status, Some(1), "{}", run.text);
+    assert_eq!(run.text.lines().count(), STORY.len(), "{}", run.text);
+    for (line, (phase, operations, faults)) in run.text.lines().zip(STORY) {
+        let start = format!("phase {phase} {operations} {faults} ");
+        assert!(line.starts_with(&start), "{line}, not {start}");
+    }
+}
+
+#[test]
 fn stress_guest_runs_what_its_command_line_chooses() {
     let Some(images) = images() else { return };
     let run = run(

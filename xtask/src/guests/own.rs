@@ -48,6 +48,13 @@ pub(super) fn cases() -> Result<Vec<Case>, Tally> {
             &[],
             Expected::new(1, &[]),
         ));
+        cases.push(case(
+            mode,
+            "demo guest",
+            &path("demo-guest"),
+            &[],
+            Expected::new(1, &["phase 6 8 0 "]),
+        ));
         cases.push(bench(mode));
         cases.extend(formats(mode, &multiboot));
     }
