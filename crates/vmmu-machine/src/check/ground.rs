@@ -1,0 +1,34 @@
+//! Guest memory as the judge sees it: where each guest frame lies now, and what it holds.
+//!
+//! Key types: [`Ground`], the trait that a machine's memory implements; [`Home`].
+//!
+//! Invariants that it keeps:
+//! 1. A guest frame moves to another host frame only inside an invalidation, with its content.
+//! 2. A host frame backs at most one guest frame.
+
+use vmmu::addr::Gfn;
+use vmmu_cpu::{Frame, Hpa};
+
+/// Where a guest frame lies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Home {
+    /// The host frame.
+    pub frame: Frame,
+    /// Whether the guest may write to it: the slot is not read-only.
+    pub writable: bool,
+}
+
+/// Guest memory.
+pub trait Ground: Send + Sync {
+    /// Returns how many guest frames there may be: all numbers are below it.
+    fn guest_frames(&self) -> u64;
+
+    /// Returns where a guest frame lies now; `None` where no memory is.
+    fn home(&self, gfn: Gfn) -> Option<Home>;
+
+    /// Returns the guest frame that a host frame backs now; `None` for tables, free frames and those that were taken back.
+    fn guest_of(&self, frame: Frame) -> Option<Gfn>;
+
+    /// Reads the aligned word at a host address; one atomic load, with acquire ordering.
+    fn word(&self, at: Hpa) -> u64;
+}
