@@ -102,6 +102,28 @@ pub trait Cpu: Sized {
     /// As [`Cpu::load`].
     fn store<W: Word>(&mut self, at: u64, value: W, access: Access) -> Result<(), Stop>;
 
+    /// Reads 16 bytes at a linear address: a vector.
+    ///
+    /// # Errors
+    /// As [`Cpu::load`].
+    #[inline]
+    fn load_vector(&mut self, at: u64, access: Access) -> Result<u128, Stop> {
+        let low: u64 = self.load(at, access)?;
+        let high: u64 = self.load(at.wrapping_add(8), access)?;
+        Ok(u128::from(high) << 64 | u128::from(low))
+    }
+
+    /// Writes 16 bytes at a linear address: a vector, all of it or nothing.
+    ///
+    /// # Errors
+    /// As [`Cpu::load`].
+    #[inline]
+    fn store_vector(&mut self, at: u64, value: u128, access: Access) -> Result<(), Stop> {
+        self.check_write(at, 16, access)?;
+        self.store(at, value as u64, access)?;
+        self.store(at.wrapping_add(8), (value >> 64) as u64, access)
+    }
+
     /// Replaces `current` by `new` at a linear address, atomically among all processors and devices; returns what was there.
     ///
     /// # Errors

@@ -171,6 +171,14 @@ fn lay_out<C: Cpu>(instruction: &Instruction, mode: Mode, run: Run<C>) -> Op<C> 
                 registers += 1;
             }
             OpKind::Memory => lay_out_memory(instruction, mode, &mut op),
+            // The masked stores' destination, at (R/E)DI.
+            OpKind::MemorySegDI | OpKind::MemorySegEDI | OpKind::MemorySegRDI => {
+                let kind = instruction.op_kind(n);
+                op.base = Gpr::RDI;
+                op.bits.set(Bits::ADDRESS_16, kind == OpKind::MemorySegDI);
+                op.bits.set(Bits::ADDRESS_32, kind == OpKind::MemorySegEDI);
+                op.seg = segment(instruction.memory_segment(), mode);
+            }
             OpKind::NearBranch16 | OpKind::NearBranch32 | OpKind::NearBranch64 => {
                 op.imm = instruction.near_branch_target();
             }

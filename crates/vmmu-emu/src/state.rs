@@ -8,6 +8,7 @@
 //! 3. `cpl` is CS's privilege level as the processor tracks it: 3 in virtual-8086 mode, 0 in real mode.
 
 use crate::flags::Flags;
+use crate::fpu::Fpu;
 
 /// The number of a general register, or of a stand-in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -124,6 +125,8 @@ pub struct State {
     pub pkru: u32,
     /// The address of the last #PF raised; it goes to CR2 when the exception is delivered.
     pub fault_address: u64,
+    /// The floating-point and vector registers.
+    pub fpu: Fpu,
 }
 
 impl State {
@@ -174,6 +177,7 @@ impl State {
             efer: 0,
             pkru: 0,
             fault_address: 0,
+            fpu: Fpu::reset(),
         }
     }
 

@@ -1,11 +1,24 @@
 //! SSE, SSE2, MMX and x87 instructions, by family.
 
+mod bank;
+mod control;
+mod guard;
+mod image;
+mod lane;
+mod moves;
+mod packed;
+mod shuffle;
+
 use iced_x86::Instruction;
 
 use crate::cpu::Cpu;
 use crate::op::Run;
 
 /// Finds the function of a vector or floating-point instruction.
-pub(crate) fn select<C: Cpu>(_: &Instruction) -> Option<Run<C>> {
-    None
+pub(crate) fn select<C: Cpu>(instruction: &Instruction) -> Option<Run<C>> {
+    moves::select(instruction)
+        .or_else(|| packed::select(instruction))
+        .or_else(|| shuffle::select(instruction))
+        .or_else(|| control::select(instruction))
+        .or_else(|| image::select(instruction))
 }
