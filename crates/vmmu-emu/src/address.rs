@@ -90,7 +90,14 @@ fn segmented(
     }
 }
 
-fn is_allowed(state: &State, segment: &Segment, offset: u64, len: usize, access: Access) -> bool {
+/// Says whether a segment allows an access of `len` bytes at an offset.
+pub(crate) fn is_allowed(
+    state: &State,
+    segment: &Segment,
+    offset: u64,
+    len: usize,
+    access: Access,
+) -> bool {
     const PRESENT: u16 = 1 << 7;
     const CODE: u16 = 1 << 3;
     const DOWN: u16 = 1 << 2;

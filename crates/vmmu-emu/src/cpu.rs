@@ -8,6 +8,7 @@
 //! 3. [`Cpu::check_write`] that succeeded is followed by stores to its range that succeed, until the instruction ends.
 
 use crate::state::State;
+use crate::system::features::Features;
 use crate::word::Word;
 
 /// How memory is accessed; with the current privilege level and RFLAGS.AC it decides what the page tables must grant.
@@ -89,6 +90,11 @@ pub trait Cpu: Sized {
     fn state(&self) -> &State;
     /// Returns the registers, to change them.
     fn state_mut(&mut self) -> &mut State;
+
+    /// Says what the processor offers; CPUID is to agree.
+    fn features(&self) -> Features {
+        Features::BASELINE
+    }
 
     /// Reads at a linear address, which is canonical or below 4 GiB; it may cross pages.
     ///

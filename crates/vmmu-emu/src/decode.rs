@@ -199,6 +199,7 @@ fn prefixes(instruction: &Instruction) -> Bits {
         Bits::BRANCH,
         instruction.flow_control() != FlowControl::Next,
     );
+    bits.set(Bits::ANYTHING, system::changes_anything(instruction));
     bits
 }
 

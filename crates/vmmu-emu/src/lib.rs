@@ -30,7 +30,7 @@ mod integer;
 mod op;
 mod operand;
 mod state;
-mod system;
+pub mod system;
 mod vector;
 mod word;
 

@@ -9,6 +9,7 @@
 
 use crate::flags::Flags;
 use crate::fpu::Fpu;
+use crate::system::msr::Msrs;
 
 /// The number of a general register, or of a stand-in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -105,8 +106,11 @@ pub struct State {
     pub idtr: Table,
     /// The current privilege level.
     pub cpl: u8,
-    /// Interrupts are held off for one instruction: after STI, MOV SS, POP SS.
+    /// Interrupts are held off for one instruction: after STI, MOV SS, POP SS. Whoever runs instructions clears it after the following one;
+    /// [`step`](crate::step) does.
     pub interrupt_shadow: bool,
+    /// Non-maskable interrupts are held off until the next IRET: one was delivered (AMD APM vol. 2, section 8.2.3).
+    pub nmi_blocked: bool,
     /// CR0.
     pub cr0: u64,
     /// CR2.
@@ -121,6 +125,8 @@ pub struct State {
     pub dr: [u64; 8],
     /// EFER.
     pub efer: u64,
+    /// Model-specific registers that instructions use, or that are plain storage. The bases of FS and GS are the segments'.
+    pub msrs: Msrs,
     /// PKRU.
     pub pkru: u32,
     /// The address of the last #PF raised; it goes to CR2 when the exception is delivered.
@@ -168,6 +174,7 @@ impl State {
             },
             cpl: 0,
             interrupt_shadow: false,
+            nmi_blocked: false,
             cr0: 0x6000_0010,
             cr2: 0,
             cr3: 0,
@@ -175,6 +182,7 @@ impl State {
             cr8: 0,
             dr: [0, 0, 0, 0, 0, 0, 0xffff_0ff0, 0x400],
             efer: 0,
+            msrs: Msrs::RESET,
             pkru: 0,
             fault_address: 0,
             fpu: Fpu::reset(),
@@ -233,5 +241,12 @@ impl State {
     #[must_use]
     pub const fn is_real(&self) -> bool {
         self.cr0 & 1 == 0
+    }
+
+    /// Says whether code is virtual-8086.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_virtual_8086(&self) -> bool {
+        self.flags.contains(Flags::VM)
     }
 }
