@@ -24,9 +24,9 @@ use crate::error::{Error, Result};
 use crate::image::BareMetal;
 use crate::input::Keys;
 use crate::kernel::Kernel;
-use crate::machine::{Clock, Machine, QEMU, QEMU_PACKAGE};
 use crate::number::ByteSize;
 use crate::progress::Progress;
+use crate::qemu::{Clock, Machine, QEMU, QEMU_PACKAGE};
 use crate::run::{self, Guest};
 use crate::session::{End, Output, Record, Session};
 use crate::tools;
@@ -100,7 +100,7 @@ fn one(
         keys: Keys::None,
         limit: Some(args.timeout),
     };
-    let record = session.run(&machine)?;
+    let record = session.run(machine)?;
     ended_well(&record, paging)?;
     Figures::read(&record.debug.text(), &record.marks, paging)
 }

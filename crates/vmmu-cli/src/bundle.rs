@@ -1,6 +1,6 @@
 //! The bundle that the hypervisor image takes its guest from; `docs/image-protocol.md` is the contract.
 //!
-//! Key types: [`Bundle`], [`Config`]. [`crate::machine`] writes one to a temporary file and gives it to QEMU
+//! Key types: [`Bundle`], [`Config`]. [`crate::qemu`] writes one to a temporary file and gives it to QEMU
 //! as `-initrd`.
 //!
 //! Invariants:

@@ -13,8 +13,8 @@ use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Receiver, Sender};
 use std::thread;
 
+use crate::engine::Event;
 use crate::initramfs::SHELL_READY;
-use crate::session::Event;
 use crate::terminal::{Escape, Typed, is_interactive};
 
 /// Where the guest's keys come from.

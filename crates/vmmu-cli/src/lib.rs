@@ -5,7 +5,7 @@
 //! | [`args`], [`error`], [`number`] | options; failures and statuses; sizes and figures |
 //! | [`workspace`], [`debian`], [`image`], [`tools`], [`progress`] | sources and cache; packages; bare-metal builds; other programs |
 //! | [`kernel`], [`cpio`], [`port`], [`initramfs`], [`bundle`] | what the guest is made of |
-//! | [`machine`], [`channel`], [`session`], [`input`], [`terminal`], [`signals`], [`tail`], `screen` | a run |
+//! | [`engine`], [`qemu`], [`channel`], [`session`], [`input`], [`terminal`], [`signals`], [`tail`], `screen` | a run |
 //! | [`run`], [`stats`], [`mod@bench`] | the subcommands |
 //!
 //! The image it builds and talks to is `vmmu-svm`; `docs/image-protocol.md` is the contract between them.
@@ -21,15 +21,16 @@ pub mod bundle;
 pub mod channel;
 pub mod cpio;
 pub mod debian;
+pub mod engine;
 pub mod error;
 pub mod image;
 pub mod initramfs;
 pub mod input;
 pub mod kernel;
-pub mod machine;
 pub mod number;
 pub mod port;
 pub mod progress;
+pub mod qemu;
 pub mod run;
 mod screen;
 pub mod session;

@@ -16,8 +16,8 @@ use crate::image::BareMetal;
 use crate::initramfs::{self, Job, STATUS_LINE};
 use crate::input::Keys;
 use crate::kernel::Kernel;
-use crate::machine::{Clock, Machine, QEMU, QEMU_PACKAGE, said};
 use crate::number::ByteSize;
+use crate::qemu::{Clock, Machine, QEMU, QEMU_PACKAGE, said};
 use crate::session::{End, Output, Record, Session};
 use crate::workspace::Workspace;
 use crate::{stats, terminal, tools};
@@ -68,7 +68,7 @@ pub fn run(args: &RunArgs) -> Result<u8> {
     tools::require(QEMU, QEMU_PACKAGE)?;
     let machine = machine(args, guest, &workspace)?;
     let session = session(args, is_linux, Output::Show);
-    let record = session.run(&machine)?;
+    let record = session.run(machine)?;
     let status = status(args, is_linux, &record, &session);
     if let Some(path) = &args.stats {
         stats::write(path, args, &record, status.as_ref().ok().copied())?;
@@ -87,7 +87,7 @@ pub fn exec(args: &RunArgs) -> Result<Record> {
     let guest = linux(args, &workspace)?;
     let machine = machine(args, guest, &workspace)?;
     let session = session(args, true, Output::Keep);
-    let record = session.run(&machine)?;
+    let record = session.run(machine)?;
     match status(args, true, &record, &session)? {
         0 => Ok(record),
         status => Err(Error::NoStatus {

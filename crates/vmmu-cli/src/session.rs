@@ -5,11 +5,11 @@
 //!
 //! Invariants:
 //! 1. Each line of the machine is read by a thread of its own, always, so that the machine never blocks on us.
-//! 2. Every way out ends QEMU and restores the terminal: both happen on drop.
+//! 2. Every way out ends the machine and restores the terminal: both happen on drop.
 //! 3. The hypervisor's final message decides how a run ended; QEMU's status only where there is none.
 
 use core::time::Duration;
-use std::io::{BufRead, BufReader, Read};
+use std::io::Read;
 use std::os::unix::net::UnixStream;
 use std::process::ExitStatus;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -19,9 +19,9 @@ use std::time::Instant;
 use serde_json::Value;
 
 use crate::channel::{Mark, Message};
+use crate::engine::{Engine, Event, Running, Started};
 use crate::error::{Error, Result};
 use crate::input::{self, Keys};
-use crate::machine::{Lines, Machine, Qemu};
 use crate::number::Limit;
 use crate::screen::Screen;
 use crate::signals;
@@ -74,25 +74,14 @@ pub struct Record {
     pub debug: Tail,
     /// The end of what came from the console.
     pub console: Tail,
-    /// From QEMU's start to its end.
+    /// From the machine's start to its end.
     pub wall: Duration,
     /// QEMU's last line on standard error, warnings apart.
     pub last_words: Option<String>,
 }
 
-/// What the threads tell.
-#[derive(Debug)]
-pub(crate) enum Event {
-    /// A line on COM2.
-    Message(Message),
-    /// The person left.
-    Leave,
-    /// Standard output doesn't take any more.
-    OutputClosed,
-}
-
 const POLL: Duration = Duration::from_millis(20);
-/// How long QEMU may live on after the hypervisor's final message.
+/// How long the machine may live on after the hypervisor's final message.
 const LINGER: Duration = Duration::from_secs(5);
 
 impl Session {
@@ -100,20 +89,27 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// Those of [`Machine::start`]; [`Error::Timeout`], [`Error::Interrupted`], [`Error::OutputClosed`].
-    pub fn run(&self, machine: &Machine) -> Result<Record> {
+    /// Those of [`Engine::start`]; [`Error::Timeout`], [`Error::Interrupted`], [`Error::OutputClosed`].
+    pub fn run(&self, machine: impl Engine) -> Result<Record> {
         let start = Instant::now();
-        let (mut qemu, lines) = machine.start()?;
+        let (sender, events) = mpsc::channel();
+        let Started {
+            mut running,
+            console,
+            debug,
+            teller,
+        } = machine.start(&sender)?;
         let raw = match self.keys {
             Keys::None => None,
             Keys::Shell | Keys::Any => RawMode::enter(),
         };
-        let (sender, events) = mpsc::channel();
-        let readers = Readers::start(self, lines, &sender)?;
+        let readers = Readers::start(self, console, debug, &sender)?;
         drop(sender);
         let mut seen = Seen::default();
-        let stopped = self.watch(&mut qemu, &events, start, &mut seen);
-        qemu.kill();
+        let stopped = self.watch(&mut running, &events, start, &mut seen);
+        running.stop();
+        // A teller that panicked has told nothing more.
+        let _ = teller.join();
         let (console, debug) = readers.join();
         drop(raw);
         while let Ok(event) = events.try_recv() {
@@ -133,7 +129,7 @@ impl Session {
             Some(message) => End::Said(message),
             None => End::Qemu(status),
         };
-        let last_words = qemu.last_words();
+        let last_words = running.last_words();
         Ok(Record {
             end,
             stats: seen.stats,
@@ -157,7 +153,7 @@ impl Session {
 
     fn watch(
         &self,
-        qemu: &mut Qemu,
+        running: &mut impl Running,
         events: &Receiver<Event>,
         start: Instant,
         seen: &mut Seen,
@@ -169,7 +165,7 @@ impl Session {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => thread::sleep(POLL),
             }
-            if let Some(status) = qemu.ended()? {
+            if let Some(status) = running.ended()? {
                 return Ok(status);
             }
             signals::check()?;
@@ -217,24 +213,28 @@ impl Seen {
 struct Readers {
     console: JoinHandle<Tail>,
     debug: JoinHandle<Tail>,
-    channel: JoinHandle<()>,
 }
 
 impl Readers {
-    fn start(session: &Session, lines: Lines, events: &Sender<Event>) -> Result<Self> {
-        let Lines { com1, com2, debug } = lines;
+    fn start(
+        session: &Session,
+        console: UnixStream,
+        debug: UnixStream,
+        events: &Sender<Event>,
+    ) -> Result<Self> {
         let (ready, shell) = mpsc::channel();
-        let keyboard = com1.try_clone().map_err(Error::system("copy a socket"))?;
+        let keyboard = console
+            .try_clone()
+            .map_err(Error::system("copy a socket"))?;
         input::forward(session.keys, keyboard, shell, events.clone());
         let (show_console, show_debug) = (session.console, session.debug);
         let console_events = events.clone();
         let debug_events = events.clone();
-        let channel_events = events.clone();
         Ok(Self {
             console: thread::spawn(move || {
                 let mut watch = input::ReadyWatch::new(ready);
                 copy(
-                    com1,
+                    console,
                     show_console,
                     Tail::lines(),
                     &console_events,
@@ -249,7 +249,6 @@ impl Readers {
                 };
                 copy(debug, show_debug, kept, &debug_events, |_| ())
             }),
-            channel: thread::spawn(move || messages(com2, &channel_events)),
         })
     }
 
@@ -258,7 +257,6 @@ impl Readers {
         // A reader that panicked kept nothing.
         let console = self.console.join().unwrap_or_else(|_| Tail::lines());
         let debug = self.debug.join().unwrap_or_else(|_| Tail::lines());
-        let _ = self.channel.join();
         (console, debug)
     }
 }
@@ -285,15 +283,4 @@ fn copy(
     // As above; a last line without its end is still a line.
     let _ = screen.end();
     kept
-}
-
-fn messages(from: UnixStream, events: &Sender<Event>) {
-    for line in BufReader::new(from)
-        .split(b'\n')
-        .map_while(core::result::Result::ok)
-    {
-        let line = String::from_utf8_lossy(&line);
-        // As above.
-        let _ = events.send(Event::Message(Message::parse(line.trim_end())));
-    }
 }

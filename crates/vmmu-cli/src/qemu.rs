@@ -1,6 +1,6 @@
 //! The QEMU machine: its command line, its process, its three lines to us.
 //!
-//! Key types: [`Machine`] (what to start), [`Qemu`] (the running process), [`Lines`]. [`crate::session`]
+//! Key types: [`Machine`] (what to start), [`Qemu`] (the running process). [`crate::session`]
 //! drives one from start to end.
 //!
 //! Invariants:
@@ -9,15 +9,18 @@
 //! 3. QEMU connects to sockets that listen before it starts; none is made by name twice.
 
 use core::time::Duration;
-use std::io::{ErrorKind, Read};
+use std::io::{BufRead, BufReader, ErrorKind, Read};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::sync::mpsc::Sender;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
 use tempfile::TempDir;
 
+use crate::channel::Message;
+use crate::engine::{Engine, Event, Running, Started};
 use crate::error::{Error, Result};
 use crate::number::ByteSize;
 use crate::{signals, tools};
@@ -64,17 +67,6 @@ pub struct Qemu {
     _folder: TempDir,
 }
 
-/// The machine's lines.
-#[derive(Debug)]
-pub struct Lines {
-    /// The guest's console.
-    pub com1: UnixStream,
-    /// The hypervisor's channel.
-    pub com2: UnixStream,
-    /// What is written to port 0xE9.
-    pub debug: UnixStream,
-}
-
 /// The machine without what differs from run to run.
 #[rustfmt::skip]
 const BASE: [&str; 9] = [
@@ -85,13 +77,15 @@ const LINE_NAMES: [&str; 3] = ["com1", "com2", "debug"];
 const START_LIMIT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(5);
 
-impl Machine {
+impl Engine for Machine {
+    type Running = Qemu;
+
     /// Starts QEMU and waits for its lines.
     ///
     /// # Errors
     ///
     /// [`Error::ToolMissing`], [`Error::Qemu`] with QEMU's own words, [`Error::System`].
-    pub fn start(&self) -> Result<(Qemu, Lines)> {
+    fn start(self, events: &Sender<Event>) -> Result<Started<Qemu>> {
         let folder = socket_folder()?;
         let listeners = LINE_NAMES.map(|name| listen(&folder.path().join(name)));
         let mut command = launcher();
@@ -105,18 +99,27 @@ impl Machine {
         };
         let mut child = command.spawn().map_err(start)?;
         let errors = child.stderr.take().map(collect);
-        let mut qemu = Qemu {
+        let mut running = Qemu {
             child,
             errors,
             _folder: folder,
         };
         let [com1, com2, debug] = listeners;
-        let com1 = qemu.accept(&com1?)?;
-        let com2 = qemu.accept(&com2?)?;
-        let debug = qemu.accept(&debug?)?;
-        Ok((qemu, Lines { com1, com2, debug }))
+        let console = running.accept(&com1?)?;
+        let channel = running.accept(&com2?)?;
+        let debug = running.accept(&debug?)?;
+        let events = events.clone();
+        let teller = std::thread::spawn(move || tell(channel, &events));
+        Ok(Started {
+            running,
+            console,
+            debug,
+            teller,
+        })
     }
+}
 
+impl Machine {
     /// Returns QEMU's command line; what goes by file is written to `folder`.
     fn words(&self, folder: &Path) -> Result<Vec<String>> {
         let mut words = BASE.map(str::to_owned).to_vec();
@@ -153,27 +156,21 @@ impl Machine {
     }
 }
 
-impl Qemu {
-    /// Returns how QEMU ended, if it did.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::System`] if the system doesn't tell.
-    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
+impl Running for Qemu {
+    fn ended(&mut self) -> Result<Option<ExitStatus>> {
         self.child
             .try_wait()
             .map_err(Error::system("wait for QEMU"))
     }
 
-    /// Ends QEMU.
-    pub fn kill(&mut self) {
+    fn stop(&mut self) {
         // Fails only if it ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 
     /// Returns QEMU's last words but for warnings; only once, and after its end.
-    pub fn last_words(&mut self) -> Option<String> {
+    fn last_words(&mut self) -> Option<String> {
         let text = self
             .errors
             .take()
@@ -188,7 +185,9 @@ impl Qemu {
             .find(|line| !line.starts_with("warning: "))
             .map(str::to_owned)
     }
+}
 
+impl Qemu {
     fn accept(&mut self, listener: &UnixListener) -> Result<UnixStream> {
         let start = Instant::now();
         loop {
@@ -220,7 +219,17 @@ impl Qemu {
 
 impl Drop for Qemu {
     fn drop(&mut self) {
-        self.kill();
+        self.stop();
+    }
+}
+
+/// Passes on what the hypervisor image says, until its line ends.
+fn tell(from: UnixStream, events: &Sender<Event>) {
+    let lines = BufReader::new(from).split(b'\n');
+    for line in lines.map_while(core::result::Result::ok) {
+        let line = String::from_utf8_lossy(&line);
+        // The receiver is gone only when the run is over anyway.
+        let _ = events.send(Event::Message(Message::parse(line.trim_end())));
     }
 }
 
