@@ -166,7 +166,8 @@ fn lay_out<C: Cpu>(instruction: &Instruction, mode: Mode, run: Run<C>) -> Op<C> 
                 let number = number(instruction.op_register(n));
                 match registers {
                     0 => op.reg = number,
-                    _ => op.rm = number,
+                    1 => op.rm = number,
+                    _ => {}
                 }
                 registers += 1;
             }
@@ -182,11 +183,35 @@ fn lay_out<C: Cpu>(instruction: &Instruction, mode: Mode, run: Run<C>) -> Op<C> 
             OpKind::NearBranch16 | OpKind::NearBranch32 | OpKind::NearBranch64 => {
                 op.imm = instruction.near_branch_target();
             }
+            OpKind::Immediate8_2nd => op.imm |= u64::from(instruction.immediate8_2nd()) << 32,
             kind if is_immediate(kind) => op.imm = instruction.immediate(n),
-            _ => {}
+            kind => lay_out_string(instruction, kind, mode, &mut op),
         }
     }
     op
+}
+
+/// Lays out an operand of a string instruction: only its address size and, if it is the source, its segment are the instruction's own.
+fn lay_out_string<C: Cpu>(instruction: &Instruction, kind: OpKind, mode: Mode, op: &mut Op<C>) {
+    let (size, is_source) = match kind {
+        OpKind::MemorySegSI => (2, true),
+        OpKind::MemorySegESI => (4, true),
+        OpKind::MemorySegRSI => (8, true),
+        OpKind::MemorySegDI => (2, true),
+        OpKind::MemorySegEDI => (4, true),
+        OpKind::MemorySegRDI => (8, true),
+        OpKind::MemoryESDI => (2, false),
+        OpKind::MemoryESEDI => (4, false),
+        OpKind::MemoryESRDI => (8, false),
+        _ => return,
+    };
+    op.bits.set(Bits::ADDRESS_16, size == 2);
+    op.bits.set(Bits::ADDRESS_32, size == 4);
+    if is_source {
+        op.seg = segment(instruction.memory_segment(), mode);
+    } else if mode != Mode::Bits64 && op.seg == Seg::Flat {
+        op.seg = Seg::Es;
+    }
 }
 
 fn prefixes(instruction: &Instruction) -> Bits {
@@ -197,10 +222,16 @@ fn prefixes(instruction: &Instruction) -> Bits {
     bits.set(Bits::REPNE, instruction.has_repne_prefix());
     bits.set(
         Bits::BRANCH,
-        instruction.flow_control() != FlowControl::Next,
+        instruction.flow_control() != FlowControl::Next || repeats(instruction),
     );
     bits.set(Bits::ANYTHING, system::changes_anything(instruction));
     bits
+}
+
+/// Says whether an instruction may stay where it is, to go on with its next elements.
+fn repeats(instruction: &Instruction) -> bool {
+    instruction.is_string_instruction()
+        && (instruction.has_rep_prefix() || instruction.has_repne_prefix())
 }
 
 fn lay_out_memory<C: Cpu>(instruction: &Instruction, mode: Mode, op: &mut Op<C>) {

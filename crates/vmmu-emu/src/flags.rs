@@ -52,6 +52,12 @@ impl Flags {
         .union(Self::SF)
         .union(Self::OF);
 
+    /// Replaces the flags of `mask` by those of `flags`, which has no others.
+    #[inline(always)]
+    pub(crate) const fn replace(&mut self, mask: Self, flags: Self) {
+        *self = self.difference(mask).union(flags);
+    }
+
     /// Returns the I/O privilege level.
     #[must_use]
     pub const fn iopl(self) -> u8 {

@@ -22,6 +22,7 @@
 
 mod address;
 mod arith;
+mod condition;
 mod cpu;
 mod decode;
 mod flags;
@@ -29,6 +30,7 @@ mod fpu;
 mod integer;
 mod op;
 mod operand;
+mod stack;
 mod state;
 pub mod system;
 mod vector;

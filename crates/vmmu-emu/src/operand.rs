@@ -3,7 +3,7 @@
 //! Key trait: [`Operand`], of [`R0`] (the op's first register), [`R1`] (the second), [`M`] (memory), [`I`] (the immediate).
 
 use crate::cpu::{Access, Cpu, Stop};
-use crate::op::{HIGH_BYTE, Op};
+use crate::op::{Bits, HIGH_BYTE, Op};
 use crate::state::{Gpr, State};
 use crate::word::Word;
 
@@ -106,18 +106,29 @@ impl Operand for M {
         with: impl Fn(&State, W) -> (W, T),
     ) -> Result<T, Stop> {
         let at = op.linear(cpu, W::BYTES, Access::Update)?;
-        if op.bits.contains(crate::op::Bits::LOCK) {
-            return locked(cpu, at, with);
-        }
-        let old = cpu.load(at, Access::Update)?;
-        let (new, out) = with(cpu.state(), old);
-        cpu.store(at, new, Access::Write)?;
-        Ok(out)
+        update_memory(cpu, at, op.bits.contains(Bits::LOCK), with)
     }
 }
 
+/// Updates memory at a linear address; atomically if the instruction is locked.
+#[inline(always)]
+pub(crate) fn update_memory<W: Word, T, C: Cpu>(
+    cpu: &mut C,
+    at: u64,
+    locked: bool,
+    with: impl Fn(&State, W) -> (W, T),
+) -> Result<T, Stop> {
+    if locked {
+        return update_locked(cpu, at, with);
+    }
+    let old = cpu.load(at, Access::Update)?;
+    let (new, out) = with(cpu.state(), old);
+    cpu.store(at, new, Access::Write)?;
+    Ok(out)
+}
+
 /// Updates memory atomically.
-pub(crate) fn locked<W: Word, T, C: Cpu>(
+pub(crate) fn update_locked<W: Word, T, C: Cpu>(
     cpu: &mut C,
     at: u64,
     with: impl Fn(&State, W) -> (W, T),

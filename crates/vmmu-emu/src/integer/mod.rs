@@ -1,6 +1,18 @@
 //! Integer instructions, by family. Each family's `select` finds the function for an instruction it knows.
 
-pub(crate) mod alu;
+#[macro_use]
+mod forms;
+
+mod alu;
+mod bit;
+mod branch;
+mod flag;
+mod hint;
+mod mov;
+mod multiply;
+mod push;
+mod shift;
+mod string;
 
 use iced_x86::Instruction;
 
@@ -10,4 +22,13 @@ use crate::op::Run;
 /// Finds the function of an integer instruction.
 pub(crate) fn select<C: Cpu>(instruction: &Instruction) -> Option<Run<C>> {
     alu::select(instruction)
+        .or_else(|| mov::select(instruction))
+        .or_else(|| branch::select(instruction))
+        .or_else(|| push::select(instruction))
+        .or_else(|| shift::select(instruction))
+        .or_else(|| bit::select(instruction))
+        .or_else(|| multiply::select(instruction))
+        .or_else(|| string::select(instruction))
+        .or_else(|| flag::select(instruction))
+        .or_else(|| hint::select(instruction))
 }
