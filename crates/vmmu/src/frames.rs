@@ -406,12 +406,6 @@ impl Frames {
         (gfn.get() / REGION) as usize & (self.stripes.len() - 1)
     }
 
-    /// Tells whether the gfn lock of one is the gfn lock of the other.
-    #[inline]
-    pub(crate) fn share_lock(&self, one: Gfn, other: Gfn) -> bool {
-        self.stripe(one) == self.stripe(other)
-    }
-
     /// Takes the gfn lock of `gfn`.
     #[inline]
     pub(crate) fn lock<'a>(&'a self, locks: &'a Locks, gfn: Gfn) -> Guard<'a, Stripe> {

@@ -48,6 +48,14 @@ pub(crate) struct Snapshot {
     pub(crate) slots: u64,
 }
 
+impl Snapshot {
+    /// A snapshot that covers nothing.
+    pub(crate) const NONE: Self = Self {
+        sequence: 0,
+        slots: 1,
+    };
+}
+
 #[inline]
 fn shard_of(gfn: Gfn) -> usize {
     (gfn.get() >> 9) as usize % SHARDS

@@ -133,6 +133,7 @@ mod direct;
 mod dirty;
 mod edge;
 mod error;
+mod fill;
 mod frames;
 mod gate;
 pub mod host;

@@ -15,6 +15,7 @@
 //! 2. A slot's record stays after the SPTE is removed; it says what a TLB may still hold.
 
 use crate::addr::{Gfn, Index, Level, MAX_FRAME, Pfn, TABLE_SLOTS};
+use crate::prefetch::Window;
 use crate::role::Role;
 use crate::sync::{AtomicU8, AtomicU32, AtomicU64, Kind, Lock, Ordering};
 use alloc::vec::Vec;
@@ -145,10 +146,8 @@ pub(crate) struct TableState {
     pub(crate) copy: Option<alloc::boxed::Box<[u64; 512]>>,
     /// Some entry follows from no single word that the guest table held: the copy cannot tell whether it has to change.
     pub(crate) doubtful: bool,
-    /// How many neighbours to prefetch at the next fault, see `shadow::prefetch`.
-    pub(crate) window: u16,
-    /// The slot after the last prefetched one.
-    pub(crate) prefetched_to: u16,
+    /// What was prefetched with the last fault.
+    pub(crate) window: Window,
 }
 
 /// One shadow page.

@@ -1,184 +1,170 @@
-//! Prefetching: installing the neighbours of a page that faulted, where the guest has used them before.
+//! Prefetching: which neighbours of a page that faulted are worth installing with it.
 //!
-//! The window grows while prefetched entries turn out used, and closes when they don't; a run of faults in order opens it again.
+//! Key type: [`Window`]. Neighbours: `fill` installs, `shadow` asks after each fault that installed a leaf.
 //!
-//! Invariants:
-//! 1. Only gPTEs with A set are prefetched, without the accessed bit of their own: whether the processor uses them decides about the window.
-//! 2. Host frames are looked up without locks; each entry passes the same checks as a faulting one (scenarios T5, T13).
-//! 3. A prefetch that is refused is dropped: nothing is removed, flushed or allocated for it.
+//! The window is a number of entries and the distance between them. It grows while the guest goes on the way it went, and closes when prefetched
+//! entries turn out unused; faults at equal distances open it again.
+//!
+//! Invariant:
+//! 1. Prefetched entries come without the accessed bit, so that the processor's setting it tells which of them were used.
 
-use crate::addr::{Index, Level, TABLE_SLOTS};
-use crate::edge::{Installed, Leaf, Purpose};
-use crate::frames::Stripe;
-use crate::host::{Host, Need};
+use crate::addr::{Index, TABLE_SLOTS};
+use crate::host::Host;
 use crate::mmu::Call;
-use crate::page::{Page, PageId, TableState};
-use crate::slots::SlotFlags;
+use crate::page::{Page, PageId};
 use crate::spte::Spte;
-use crate::stats::{Event, Observer};
-use crate::vcpu::VcpuLocal;
-use crate::walk::{Gpte, GpteWidth, Rights};
+use crate::stats::Observer;
+use crate::walk::Decoder;
 
-/// Entries installed under one table lock.
-const BATCH: usize = 8;
 /// The first window.
 const FIRST: u16 = 8;
+/// The fault of a page that had none.
+const NOWHERE: u16 = u16::MAX;
+/// How much a window grows.
+const GROWTH: u16 = 4;
 
-#[derive(Clone, Copy)]
-struct Guess {
-    index: Index,
-    gpte: Gpte,
-    leaf: Leaf,
+/// Which slots of a level-1 page were prefetched with its last fault.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Window {
+    /// The slot of that fault.
+    at: u16,
+    /// How many slots behind it.
+    count: u16,
+    /// The distance from one to the next; between the last two faults if there are none.
+    stride: u16,
+}
+
+impl Default for Window {
+    fn default() -> Self {
+        Self {
+            at: NOWHERE,
+            count: 0,
+            stride: 1,
+        }
+    }
+}
+
+impl Window {
+    /// Returns the `n`th slot behind the fault, counted from 1, if the table has so many.
+    #[inline]
+    fn slot(self, n: u16) -> Option<Index> {
+        let slot = usize::from(self.at) + usize::from(n) * usize::from(self.stride);
+        Index::new(slot)
+    }
+
+    /// Returns the window for a fault at `at`, at most `most` entries; `used` tells whether a prefetched slot was used.
+    fn next(self, at: Index, most: u16, used: impl Fn(Index) -> bool) -> Self {
+        let here = at.get() as u16;
+        let distance = match here.checked_sub(self.at) {
+            // The page has never faulted: any distance will do.
+            _ if self.at == NOWHERE => self.stride,
+            Some(distance) if distance != 0 => distance,
+            _ => TABLE_SLOTS as u16,
+        };
+        let closed = Self {
+            at: here,
+            count: 0,
+            stride: distance,
+        };
+        let (stride, count) = if self.count == 0 {
+            // Nothing was prefetched: two equal distances are reason enough.
+            if distance != self.stride {
+                return closed;
+            }
+            (self.stride, FIRST)
+        } else {
+            let is_used = |n: &u16| self.slot(*n).is_some_and(&used);
+            let Some(first) = (1..=self.count).find(is_used) else {
+                return closed;
+            };
+            // The guest's own stride, if it came here by it.
+            let step = self.stride.saturating_mul(first);
+            if distance % step == 0 {
+                (step, self.count.saturating_mul(GROWTH))
+            } else if is_used(&self.count) {
+                (self.stride, self.count)
+            } else {
+                return closed;
+            }
+        };
+        Self {
+            at: here,
+            count: count.min(most),
+            stride,
+        }
+    }
+
+    /// Tells whether there is nothing to prefetch.
+    #[inline]
+    pub(crate) fn is_closed(self) -> bool {
+        self.count == 0
+    }
+
+    fn slots(self) -> impl Iterator<Item = Index> {
+        (1..=self.count).map_while(move |n| self.slot(n))
+    }
 }
 
 impl<'m, H: Host, O: Observer> Call<'m, H, O> {
-    /// Prefetches up to `window` entries behind slot `at` of a level-1 page.
+    /// Prefetches the slots of `window` of a level-1 page.
     #[inline(never)]
-    pub(crate) fn prefetch(&self, local: &VcpuLocal, id: PageId, at: Index, window: u16) {
-        let page = self.page(id);
-        let first = at.get() + 1;
-        let end = (first + usize::from(window)).min(TABLE_SLOTS);
-        let mut next = first;
-        while next < end {
-            let mut guesses = [None; BATCH];
-            let until = (next + BATCH).min(end);
-            let mut any = false;
-            for (guess, i) in guesses.iter_mut().zip(next..until) {
-                *guess = self.guess(local, page, Index::truncate(i));
-                any |= guess.is_some();
-                if !any {
-                    // Where even the next one is no candidate, looking further seldom pays.
-                    break;
-                }
-            }
-            next = until;
-            if !any || !self.install_guesses(id, page, &guesses) {
-                break;
-            }
-        }
+    pub(crate) fn prefetch(&self, decoder: &Decoder, id: PageId, window: Window) {
+        self.fill(id, decoder, window.slots());
     }
 
-    /// Decides how far to look, from what became of the last guesses.
-    pub(crate) fn window(&self, page: &Page, at: Index, state: &mut TableState) -> u16 {
-        let follows = usize::from(state.prefetched_to) == at.get();
-        let last_is_used = || {
-            let last = usize::from(state.prefetched_to.wrapping_sub(1));
-            Index::new(last).is_some_and(|last| self.load(page, last).has(Spte::ACCESSED))
-        };
-        let window = if state.window == 0 {
-            if follows || state.prefetched_to == 0 {
-                FIRST
-            } else {
-                0
-            }
-        } else if !last_is_used() {
-            0
-        } else if follows {
-            state.window * 2
-        } else {
-            state.window
-        };
-        state.window = window.min(self.mmu.config.prefetch);
-        let to = (at.get() + 1 + usize::from(state.window)).min(TABLE_SLOTS);
-        state.prefetched_to = to as u16;
-        state.window
-    }
-
-    #[inline]
-    fn guess(&self, local: &VcpuLocal, page: &Page, index: Index) -> Option<Guess> {
-        let role = page.role();
-        if self.load(page, index).is_present() {
-            return None;
-        }
-        let gpte = self
-            .read_gpte(role, Self::gpte_at(page, index), GpteWidth::Bytes8)
-            .ok()?;
-        let decoder = local.walker.decoder();
-        let is_candidate = gpte.has(Gpte::ACCESSED) || mutant!(PrefetchUnaccessed);
-        if !is_candidate || !decoder.is_valid(Level::L1, gpte) {
-            return None;
-        }
-        let gfn = gpte.frame();
-        let snapshot = self.mmu.shards.snapshot(gfn, Level::L1, &self.mmu.slots);
-        let slot = if mutant!(PrefetchBeyondSlot) {
-            self.slot(role.space(), page.gfn())?
-        } else {
-            self.slot(role.space(), gfn)?
-        };
-        let host = self.mmu.host.look_up(slot.backed(gfn), Need::Read).ok()?;
-        let mut rights = role.rights() & gpte.rights();
-        let logged = (SlotFlags::READ_ONLY | SlotFlags::LOG_DIRTY).intersects(slot.flags)
-            && !mutant!(PrefetchIgnoresSlot);
-        let is_dirty = gpte.has(Gpte::DIRTY) || mutant!(WriteBeforeDirty);
-        if !is_dirty || !host.writable || logged {
-            rights -= Rights::WRITE;
-        }
-        Some(Guess {
-            index,
-            gpte,
-            leaf: Leaf {
-                gfn,
-                pfn: host.pfn,
-                rights,
-                bits: 0,
-                snapshot,
-            },
+    /// Decides how far to look behind a fault at `at`, from what became of the last guesses.
+    pub(crate) fn window(&self, page: &Page, at: Index, last: Window) -> Window {
+        last.next(at, self.mmu.config.prefetch, |slot| {
+            self.load(page, slot).has(Spte::ACCESSED)
         })
     }
+}
 
-    /// Installs guesses under one table lock; tells whether going on makes sense.
-    fn install_guesses(&self, id: PageId, page: &Page, guesses: &[Option<Guess>; BATCH]) -> bool {
-        let mut state = page.lock.lock(&self.locks);
-        if !page.is_alive() {
-            return false;
-        }
-        let mut guesses = guesses.iter().flatten().peekable();
-        while let Some(first) = guesses.peek() {
-            // Neighbours are often frames of one region: one lock for as many as share it.
-            let lock_of = first.leaf.gfn;
-            let mut stripe = self.mmu.frames.lock(&self.locks, lock_of);
-            while let Some(guess) =
-                guesses.next_if(|g| self.mmu.frames.share_lock(g.leaf.gfn, lock_of))
-            {
-                if !self.install_guess(&mut stripe, (id, page), guess, &mut state) {
-                    return false;
+#[cfg(all(test, not(loom)))]
+mod a_window {
+    use super::*;
+
+    /// Plays a guest that touches `touched` in order; returns how many faults it takes, and how many slots are prefetched in vain.
+    fn play(touched: impl Iterator<Item = usize>) -> (usize, usize) {
+        let (mut window, mut faults) = (Window::default(), 0);
+        let (mut present, mut used) = ([false; TABLE_SLOTS], [false; TABLE_SLOTS]);
+        for slot in touched {
+            if !present[slot] {
+                faults += 1;
+                window = window.next(Index::truncate(slot), 64, |slot| used[slot.get()]);
+                for slot in window.slots() {
+                    present[slot.get()] = true;
                 }
+                present[slot] = true;
             }
+            used[slot] = true;
         }
-        true
+        let idle = present.iter().zip(used).filter(|(p, u)| **p && !u);
+        (faults, idle.count())
     }
 
-    /// Installs one guess, under both locks; tells whether going on makes sense.
-    #[inline]
-    fn install_guess(
-        &self,
-        stripe: &mut Stripe,
-        (id, page): (PageId, &Page),
-        guess: &Guess,
-        state: &mut TableState,
-    ) -> bool {
-        let at = Self::gpte_at(page, guess.index);
-        let now = self.read_gpte(page.role(), at, GpteWidth::Bytes8);
-        if !now.is_ok_and(|now| now == guess.gpte) && !mutant!(PrefetchWithoutRecheck) {
-            return true;
+    #[test]
+    fn grows_while_the_guest_goes_on_in_order() {
+        let (faults, idle) = play(0..TABLE_SLOTS);
+        assert!(faults <= 11 && idle == 0, "{faults} faults, {idle} in vain");
+    }
+
+    #[test]
+    fn takes_the_guests_stride() {
+        for stride in [2, 3, 8] {
+            let (faults, idle) = play((0..TABLE_SLOTS).step_by(stride));
+            assert!(faults <= 8, "{faults} faults by {stride}");
+            assert!(idle <= 8, "{idle} in vain by {stride}");
         }
-        match self.install_in(
-            stripe,
-            (id, page),
-            (guess.index, Level::L1),
-            &guess.leaf,
-            Purpose::Any,
-        ) {
-            Ok(Installed::New) => {
-                self.count_at(Event::Prefetch, guess.leaf.gfn);
-                // Derived from this very word: nothing to judge.
-                if let Some(copy) = state.copy.as_deref_mut() {
-                    copy[guess.index.get() % 512] = guess.gpte.raw();
-                }
-            }
-            Ok(_) => self.note_derived(page, guess.index, guess.gpte, state),
-            Err(_) => return false,
-        }
-        true
+    }
+
+    #[test]
+    fn closes_where_guesses_are_in_vain() {
+        // A generator of full period: no two distances are alike.
+        let random = core::iter::successors(Some(1), |x| Some((x * 293 + 131) % TABLE_SLOTS));
+        let (faults, idle) = play(random.take(100));
+        assert!(idle <= 16, "{faults} faults, {idle} in vain");
+        let (faults, idle) = play((0..TABLE_SLOTS).rev());
+        assert!(idle <= 8, "{faults} faults, {idle} in vain");
     }
 }

@@ -19,6 +19,7 @@ use crate::mmu::Call;
 use crate::outcome::{EmulateReason, FaultOutcome};
 use crate::page::{Flags, Page, PageId};
 use crate::paging::{GuestFormat, PagingRules};
+use crate::prefetch::Window;
 use crate::role::Role;
 use crate::slots::{SlotFlags, SlotView};
 use crate::spte::Spte;
@@ -384,8 +385,8 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
                         });
                     }
                     self.count_fixed(installed, leaf.gfn);
-                    if window != 0 {
-                        self.prefetch(local, id, index, window);
+                    if !window.is_closed() {
+                        self.prefetch(local.walker.decoder(), id, window);
                     }
                     return Ok(FaultOutcome::Resume);
                 }
@@ -419,7 +420,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         level: Level,
         index: Index,
         leaf: &Leaf,
-    ) -> Result<(Installed, u16), Refused> {
+    ) -> Result<(Installed, Window), Refused> {
         let page = self.page(id);
         let purpose = if way.access.is_write() {
             Purpose::Write
@@ -432,18 +433,18 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         }
         let stands_for_table = !page.role().is_direct() && !mutant!(LeafWithoutRecheck);
         if !stands_for_table {
-            return Ok((self.install_leaf(id, index, leaf, purpose)?, 0));
+            let installed = self.install_leaf(id, index, leaf, purpose)?;
+            return Ok((installed, Window::default()));
         }
         let gpte = self.recheck(way, page, index)?;
         let installed = self.install_leaf(id, index, leaf, purpose)?;
         self.note_derived(page, index, gpte, &mut state);
         let may_prefetch = installed == Installed::New && level == Level::L1;
-        let window = if may_prefetch && self.mmu.config.prefetch != 0 {
-            self.window(page, index, &mut state)
-        } else {
-            0
-        };
-        Ok((installed, window))
+        if may_prefetch && self.mmu.config.prefetch != 0 {
+            state.window = self.window(page, index, state.window);
+            return Ok((installed, state.window));
+        }
+        Ok((installed, Window::default()))
     }
 
     /// Re-reads the guest's entry of a slot under the table lock: unchanged but for A and D, or the install is stale.

@@ -14,6 +14,7 @@ use crate::host::Host;
 use crate::mmu::{Call, Mmu};
 use crate::page::{Flags, PRESENT_WORDS, PageId};
 use crate::pool::Exhausted;
+use crate::prefetch::Window;
 use crate::rmap::Head;
 use crate::slots::AddressSpace;
 use crate::stats::{Event, Observer};
@@ -139,7 +140,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
             }
             page.clear_present(word, u64::MAX);
             copy = copy.or_else(|| state.copy.take());
-            state.window = 0;
+            state.window = Window::default();
         }
     }
 
