@@ -1,43 +1,18 @@
-//! Counting by callgrind, and the table.
+//! Time, and the table.
 //!
-//! Key types: [`Row`], [`Failure`]. Each operation runs in a process of its own: once under callgrind for instructions, then a few times
-//! without for time, of which the least counts.
+//! Key types: [`Row`]. Each operation runs in a process of its own: once under callgrind for instructions, then a few times without for time, of
+//! which the least counts.
 
 use core::time::Duration;
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
 
-use crate::machine::Trouble;
-use crate::meter::MEASURED;
+use crate::count;
+use crate::failure::Failure;
 use crate::operation::Operation;
+use crate::process::{output, this_program};
+use crate::runner::Runner;
 
 /// How often the time is taken.
 const TIMES: usize = 3;
-
-/// Why there is no table.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Failure {
-    /// callgrind is not there.
-    #[error("valgrind is not installed: apt-get install valgrind")]
-    NoValgrind,
-    /// A process could not be started or failed.
-    #[error("{operation}: {reason}")]
-    Process {
-        /// What it was to play.
-        operation: &'static str,
-        /// What happened.
-        reason: String,
-    },
-    /// The operation could not be played.
-    #[error("{operation}: {trouble}")]
-    Trouble {
-        /// What was played.
-        operation: &'static str,
-        /// What happened.
-        trouble: Trouble,
-    },
-}
 
 /// What was measured of one operation.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -83,74 +58,26 @@ pub fn play(operation: Operation, with_events: bool) -> Result<(), Failure> {
 ///
 /// # Errors
 /// [`Failure`].
-pub fn measure(operation: Operation) -> Result<Row, Failure> {
-    let me = std::env::current_exe().map_err(|e| failed(operation, &e.to_string()))?;
-    let mut callgrind = Command::new("valgrind");
-    callgrind
-        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
-        .arg(format!("--toggle-collect={MEASURED}"))
-        .arg(&me);
-    let (out, err) = output(&mut callgrind, operation)?;
-    let instructions = collected(&err).ok_or_else(|| failed(operation, &err))?;
-    let [count, calls, _] = numbers(&out).ok_or_else(|| failed(operation, &out))?;
-    let mut least = u64::MAX;
-    for _ in 0..TIMES {
-        let (out, _) = output(&mut Command::new(&me), operation)?;
-        let [_, _, nanos] = numbers(&out).ok_or_else(|| failed(operation, &out))?;
-        least = least.min(nanos);
+pub fn measure(runner: &Runner, operation: Operation) -> Result<Row, Failure> {
+    let [count, calls, mut least] = played(operation)?;
+    for _ in 1..TIMES {
+        least = least.min(played(operation)?[2]);
     }
     Ok(Row {
         operation,
         count,
         calls,
-        instructions,
+        instructions: count::instructions(runner, operation)?,
         time: Duration::from_nanos(least),
     })
 }
 
-/// Runs callgrind on `operation` and returns the file that callgrind_annotate reads.
-///
-/// # Errors
-/// [`Failure`].
-pub fn profile(operation: Operation) -> Result<PathBuf, Failure> {
-    let me = std::env::current_exe().map_err(|e| failed(operation, &e.to_string()))?;
-    let file = std::env::temp_dir().join(format!("callgrind.{}", operation.names().0));
-    let mut callgrind = Command::new("valgrind");
-    callgrind
-        .args(["--tool=callgrind", "--dump-instr=no"])
-        .arg(format!("--callgrind-out-file={}", file.display()))
-        .arg(format!("--toggle-collect={MEASURED}"))
-        .arg(&me);
-    output(&mut callgrind, operation).map(|_| file)
-}
-
-fn failed(operation: Operation, reason: &str) -> Failure {
-    Failure::Process {
-        operation: operation.names().0,
-        reason: reason.trim().to_owned(),
-    }
-}
-
-fn output(command: &mut Command, operation: Operation) -> Result<(String, String), Failure> {
-    let output = command
-        .args(["--play", operation.names().0])
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|e| match e.kind() {
-            std::io::ErrorKind::NotFound => Failure::NoValgrind,
-            _ => failed(operation, &e.to_string()),
-        })?;
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    if !output.status.success() {
-        return Err(failed(operation, &text(&output.stderr)));
-    }
-    Ok((text(&output.stdout), text(&output.stderr)))
-}
-
-/// Finds callgrind's sum: "==123== Collected : 4567".
-fn collected(stderr: &str) -> Option<u64> {
-    let line = stderr.lines().find(|line| line.contains("Collected :"))?;
-    line.rsplit(' ').next()?.parse().ok()
+/// Plays `operation` in a process of its own: how often, calls, nanoseconds.
+fn played(operation: Operation) -> Result<[u64; 3], Failure> {
+    let mut command = this_program(operation)?;
+    command.args(["--play", operation.names().0]);
+    let text = output(command, operation)?;
+    numbers(&text).ok_or_else(|| Failure::of(operation, &text))
 }
 
 /// Finds what [`play`] printed.
@@ -204,13 +131,6 @@ pub fn print_row(row: &Row, empty: &Row) {
 #[cfg(test)]
 mod output_is_understood {
     use super::*;
-
-    #[test]
-    fn callgrinds_sum() {
-        let text = "==12== \n==12== Events    : Ir\n==12== Collected : 34901\n";
-        assert_eq!(collected(text), Some(34901));
-        assert_eq!(collected("==12== Collected : much"), None);
-    }
 
     #[test]
     fn a_players_numbers() {
