@@ -6,6 +6,7 @@
 //! Time is an argument, never read here: the caller's clock is the host's or counted instructions.
 
 mod pending;
+pub(crate) mod places;
 mod platform;
 mod serial;
 

@@ -11,8 +11,10 @@ use std::sync::Arc;
 use vm_superio::serial::NoEvents;
 use vm_superio::{Serial as Uart, Trigger};
 
+use super::places::SERIAL;
+
 /// Where the port's eight registers are.
-pub(super) const BASE: u16 = 0x3f8;
+pub(super) const BASE: u16 = SERIAL;
 /// Receive and transmit register.
 const DATA: u8 = 0;
 /// Interrupt identification register.
