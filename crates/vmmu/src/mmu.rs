@@ -252,8 +252,9 @@ impl<H: Host, O: Observer> Drop for Call<'_, H, O> {
 }
 
 impl<H: Host, O: Observer> Call<'_, H, O> {
+    /// Counts `n` events.
     #[inline]
-    fn add(&self, event: Event, n: u64) {
+    pub(crate) fn add(&self, event: Event, n: u64) {
         if self.hint.is_some() {
             self.counters.add_alone(event, n);
         } else {
@@ -266,6 +267,12 @@ impl<H: Host, O: Observer> Call<'_, H, O> {
     pub(crate) fn count(&self, event: Event) {
         self.add(event, 1);
         self.mmu.observer.observe(event, None);
+    }
+
+    /// Tells the observer of an event about `gfn`, which [`Call::add`] counts.
+    #[inline]
+    pub(crate) fn tell(&self, event: Event, gfn: Gfn) {
+        self.mmu.observer.observe(event, Some(gfn));
     }
 
     /// Counts an event about `gfn` and tells the observer.
