@@ -3,13 +3,16 @@
 //! For development only: x86-64 Linux, where any process may do this. Elsewhere the crate is empty.
 //!
 //! - [`Sandbox`]: code and data pages at fixed addresses, and [`Sandbox::run`], which executes an instruction there with all registers given.
+//! - [`emulate`]: the same by the emulator.
 //! - [`Registers`]: general registers, flags, and the FXSAVE image of x87, MMX and SSE registers.
 //! - [`End`]: how the instruction ended, exceptions included.
 
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 
+mod emulated;
 mod registers;
 mod trampoline;
 
+pub use emulated::emulate;
 pub use registers::{CodeMode, End, Fx, Registers};
 pub use trampoline::{CODE, CODE_LEN, DATA, DATA_LEN, Sandbox};
