@@ -47,7 +47,7 @@ pub struct Mmu<H: Host, O: Observer = ()> {
     pub(crate) frames: Frames,
     pub(crate) pool: Pool,
     pub(crate) grace: Grace,
-    pub(crate) gate: Gate,
+    pub(crate) gate: Gate<H::Gate>,
     pub(crate) shards: Shards,
     pub(crate) unsync: UnsyncList,
     /// Moves on with every unsync; a root is as clean as the epoch it was loaded in.
@@ -90,6 +90,7 @@ impl<H: Host, O: Observer> Mmu<H, O> {
         let mut decoders = Vec::new();
         decoders.try_reserve_exact(DECODERS)?;
         decoders.resize_with(DECODERS, OnceBox::new);
+        let gate = Gate::new(host.gate());
         Ok(Self {
             host,
             observer,
@@ -97,7 +98,7 @@ impl<H: Host, O: Observer> Mmu<H, O> {
             frames: Frames::new(config.stripes as usize)?,
             pool: Pool::new(config.max_pages)?,
             grace: Grace::new(config.vcpus)?,
-            gate: Gate::new(),
+            gate,
             shards: Shards::new(),
             unsync: UnsyncList::new(config.unsync_limit),
             epoch: AtomicU64::new(1),
