@@ -203,6 +203,5 @@ impl FrameLookup for FlatHost {
 }
 
 impl Processors for FlatHost {
-    type Gate = vmmu::gate::Fenced;
     fn kick(&self, _: VcpuId) {}
 }

@@ -174,7 +174,6 @@ fn alike(pfn: Pfn, frame: BackedFrame) -> Level {
 }
 
 impl Processors for SvmHost {
-    type Gate = vmmu::gate::Fenced;
     // The one CPU is outside the guest when anybody asks.
     fn kick(&self, _: VcpuId) {}
 }

@@ -13,7 +13,6 @@
 //! ```
 //! use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 //! use vmmu::addr::{Gfn, Gpa, Gva, Index, Level, Pfn};
-//! use vmmu::gate::Fenced;
 //! use vmmu::host::*;
 //! use vmmu::paging::{Cr0, Cr3, Cr4, CpuFeatures, CpuModel, Efer, PagingState, PhysBits};
 //! use vmmu::walk::Access;
@@ -67,7 +66,6 @@
 //!     }
 //! }
 //! impl Processors for Machine {
-//!     type Gate = Fenced;
 //!     fn kick(&self, _: VcpuId) {}
 //! }
 //!
@@ -112,7 +110,8 @@
 //!
 //! - The shadow engine serves guests in long mode with 4 or 5 levels, and guests without paging; 32-bit and PAE paging are refused.
 //! - Memory types (PAT, PCD, PWT of the guest's entries) are not carried over to shadow entries.
-//! - Writes are reported after the store; the bracket that makes root loads exact in the window between is not there yet.
+//! - The gate knows one strategy, *fenced*. Writes are reported after the store; the bracket that makes root loads exact in the window between is
+//!   not there yet.
 //! - Global pages are not kept apart: every flush flushes everything.
 //! - The direct engine reclaims no tables: a guest that needs more than [`Config::max_pages`] gets [`Error::PageLimit`].
 #![no_std]
@@ -136,7 +135,7 @@ mod edge;
 mod error;
 mod fill;
 mod frames;
-pub mod gate;
+mod gate;
 pub mod host;
 mod invalidate;
 #[cfg(all(test, loom))]

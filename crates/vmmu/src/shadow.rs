@@ -439,9 +439,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         let gpte = self.recheck(way, page, index)?;
         let installed = self.install_leaf(id, index, leaf, purpose)?;
         self.note_derived(page, index, gpte, &mut state);
-        // Where the guest uses a page for the first time, its neighbours are seldom in use already.
-        let may_prefetch =
-            installed == Installed::New && level == Level::L1 && !way.walk.is_first_use();
+        let may_prefetch = installed == Installed::New && level == Level::L1;
         if may_prefetch && self.mmu.config.prefetch != 0 {
             state.window = self.window(page, index, state.window);
             return Ok((installed, state.window));

@@ -188,7 +188,6 @@ impl FrameLookup for TestHost {
 }
 
 impl Processors for TestHost {
-    type Gate = crate::gate::Fenced;
     fn kick(&self, _: VcpuId) {}
     fn relax(&self, _: u32) {
         #[cfg(loom)]

@@ -1,8 +1,12 @@
 //! SSE, SSE2, MMX and x87 instructions, by family.
 
 mod bank;
+mod compare;
 mod control;
+mod convert;
+mod float;
 mod guard;
+mod horizontal;
 mod image;
 mod lane;
 mod moves;
@@ -18,7 +22,11 @@ use crate::op::Run;
 pub(crate) fn select<C: Cpu>(instruction: &Instruction) -> Option<Run<C>> {
     moves::select(instruction)
         .or_else(|| packed::select(instruction))
+        .or_else(|| horizontal::select(instruction))
         .or_else(|| shuffle::select(instruction))
+        .or_else(|| float::select(instruction))
+        .or_else(|| compare::select(instruction))
+        .or_else(|| convert::select(instruction))
         .or_else(|| control::select(instruction))
         .or_else(|| image::select(instruction))
 }

@@ -1,6 +1,6 @@
 //! Instructions that move data to, from and between vector registers (AMD APM vol. 1, sections 4.5.1 and 5.6.2).
 //!
-//! Non-temporal stores are plain ones: caches are not modelled, so fences and prefetches do nothing either.
+//! Non-temporal stores are plain ones: caches are not modelled.
 
 use core::ops::RangeInclusive;
 
@@ -163,12 +163,6 @@ fn xmm_to_mmx<C: Cpu>(cpu: &mut C, op: &Op<C>) -> Result<(), Stop> {
     Ok(())
 }
 
-/// MOVNTI.
-fn store_general<W: Word, C: Cpu>(cpu: &mut C, op: &Op<C>) -> Result<(), Stop> {
-    let value: W = R0::get(cpu, op)?;
-    M::set(cpu, op, value)
-}
-
 /// MASKMOVQ, MASKMOVDQU: stores the bytes whose mask is negative. Only the bytes between the first and the last of them are checked.
 fn store_masked<B: Bank, C: Cpu>(cpu: &mut C, op: &Op<C>) -> Result<(), Stop> {
     B::guard(cpu)?;
@@ -198,15 +192,6 @@ fn selected(mask: u128, bytes: usize) -> Option<RangeInclusive<usize>> {
     let first = (0..bytes).find(|i| is_selected(mask, *i))?;
     let last = (0..bytes).rfind(|i| is_selected(mask, *i))?;
     Some(first..=last)
-}
-
-fn nothing<C: Cpu>(_: &mut C, _: &Op<C>) -> Result<(), Stop> {
-    Ok(())
-}
-
-/// CLFLUSH: faults as a read does.
-fn flush_line<C: Cpu>(cpu: &mut C, op: &Op<C>) -> Result<(), Stop> {
-    M::get::<u8, C>(cpu, op).map(drop)
 }
 
 /// Finds the function of an instruction of this family.
@@ -288,7 +273,7 @@ fn parts<C: Cpu>(code: Code, memory: bool) -> Option<Run<C>> {
     })
 }
 
-/// Moves from and to general and MMX registers, masked stores, and what concerns caches.
+/// Moves from and to general and MMX registers, and masked stores.
 fn other<C: Cpu>(code: Code, memory: bool) -> Option<Run<C>> {
     Some(match (code, memory) {
         (Code::Movd_xmm_rm32, false) => load_word::<u32, Xmm, R1, C>,
@@ -312,23 +297,8 @@ fn other<C: Cpu>(code: Code, memory: bool) -> Option<Run<C>> {
         (Code::Movq_mm_mmm64 | Code::Movq_mmm64_mm, false) => copy_mmx,
         (Code::Movq2dq_xmm_mm, _) => mmx_to_xmm,
         (Code::Movdq2q_mm_xmm, _) => xmm_to_mmx,
-        (Code::Movnti_m32_r32, _) => store_general::<u32, C>,
-        (Code::Movnti_m64_r64, _) => store_general::<u64, C>,
         (Code::Maskmovq_rDI_mm_mm, _) => store_masked::<Mmx, C>,
         (Code::Maskmovdqu_rDI_xmm_xmm, _) => store_masked::<Xmm, C>,
-        (
-            Code::Prefetch_m8
-            | Code::Prefetchw_m8
-            | Code::Prefetchnta_m8
-            | Code::Prefetcht0_m8
-            | Code::Prefetcht1_m8
-            | Code::Prefetcht2_m8
-            | Code::Lfence
-            | Code::Mfence
-            | Code::Sfence,
-            _,
-        ) => nothing,
-        (Code::Clflush_m8, _) => flush_line,
         _ => return None,
     })
 }
