@@ -2,7 +2,7 @@
 //!
 //! Key function: [`check`].
 
-use vmmu_cli::machine::{QEMU, QEMU_PACKAGE};
+use vmmu_cli::qemu::{QEMU, QEMU_PACKAGE};
 use vmmu_cli::tools;
 
 use crate::part::Part;

@@ -203,5 +203,6 @@ impl FrameLookup for FlatHost {
 }
 
 impl Processors for FlatHost {
+    type Gate = vmmu::gate::Fenced;
     fn kick(&self, _: VcpuId) {}
 }

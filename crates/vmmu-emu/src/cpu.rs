@@ -136,6 +136,18 @@ pub trait Cpu: Sized {
     /// As [`Cpu::load`].
     fn compare_exchange<W: Word>(&mut self, at: u64, current: W, new: W) -> Result<W, Stop>;
 
+    /// Does the same with 16 bytes, aligned (CMPXCHG16B). As it stands here it is not atomic, which suffices where nobody else writes meanwhile.
+    ///
+    /// # Errors
+    /// As [`Cpu::load`].
+    fn compare_exchange_pair(&mut self, at: u64, current: u128, new: u128) -> Result<u128, Stop> {
+        let found = self.load_vector(at, Access::Update)?;
+        if found == current {
+            self.store_vector(at, new, Access::Write)?;
+        }
+        Ok(found)
+    }
+
     /// Finds out whether `len` bytes, at most 4096, could be written.
     ///
     /// # Errors

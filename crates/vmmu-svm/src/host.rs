@@ -174,6 +174,7 @@ fn alike(pfn: Pfn, frame: BackedFrame) -> Level {
 }
 
 impl Processors for SvmHost {
+    type Gate = vmmu::gate::Fenced;
     // The one CPU is outside the guest when anybody asks.
     fn kick(&self, _: VcpuId) {}
 }

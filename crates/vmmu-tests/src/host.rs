@@ -461,6 +461,7 @@ impl FrameLookup for Host {
 }
 
 impl Processors for Host {
+    type Gate = vmmu::gate::Fenced;
     fn kick(&self, vcpu: VcpuId) {
         let _inside = Inside::new();
         let hook = {

@@ -59,7 +59,7 @@ impl Config {
             unsync_level: Level::L1,
             unsync_limit: 32,
             flood_limit: 3,
-            prefetch: 64,
+            prefetch: 128,
         }
     }
 

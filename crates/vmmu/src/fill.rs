@@ -1,6 +1,6 @@
 //! Filling slots of a level-1 page from the guest's entries: what neighbours have in common is found, locked and checked once.
 //!
-//! Key types: [`Filled`] (the page), [`Guess`] (one entry to install), [`Ground`] (what frames of one region have in common).
+//! Key types: [`Filled`] (the page), [`Batch`] of [`Guess`]es (entries to install), [`Ground`] (what frames of one region have in common).
 //! Neighbours: `prefetch` fills slots behind a fault, `edge` installs one leaf at a time.
 //!
 //! Invariants:
@@ -9,28 +9,32 @@
 //!    invalidation are made once per gfn lock: one that begins later waits for the lock, and finds what was installed.
 //! 3. What is refused is dropped: nothing is removed or flushed for it.
 
-use crate::addr::{Gfn, Index, Level};
+use crate::addr::{Gfn, Index, Level, Pfn};
 use crate::edge::Refused;
-use crate::frames::{Missing, Stripe};
+use crate::frames::{Missing, Region, Stripe};
 use crate::host::{BackedFrame, Host, Need};
 use crate::invalidate::Snapshot;
 use crate::mmu::Call;
 use crate::page::{Page, PageId, Record, SpteRef};
+use crate::rmap::Nodes;
 use crate::role::Role;
 use crate::slots::{SlotFlags, SlotView};
-use crate::spte::{EntryFormat, Spte};
+use crate::spte::{Narrowing, Spte};
 use crate::stats::{Event, Observer};
-use crate::walk::{Decoder, Gpte, GpteWidth, Rights};
+use crate::walk::{Decoder, Gpte, GpteWidth};
 
 /// Entries installed under one table lock.
-const BATCH: usize = 16;
+const BATCH: usize = 32;
 
 /// A level-1 page that is filled.
 #[derive(Clone, Copy)]
 struct Filled<'p> {
     id: PageId,
     page: &'p Page,
+    /// The page's own table.
+    own: Pfn,
     role: Role,
+    narrowing: Narrowing,
     /// The guest table, and the state of the slots in which it was found.
     table: BackedFrame,
     slots: u64,
@@ -40,25 +44,10 @@ struct Filled<'p> {
 #[derive(Clone, Copy)]
 struct Guess {
     index: Index,
+    /// Which of the batch's snapshots covers it; those of equal number share locks and checks.
+    ground: u8,
     gpte: Gpte,
     spte: Spte,
-    snapshot: Snapshot,
-}
-
-impl Guess {
-    const NONE: Self = Self {
-        index: Index::truncate(0),
-        gpte: Gpte::new(0),
-        spte: Spte::new(0),
-        snapshot: Snapshot::NONE,
-    };
-
-    /// Tells whether the locks and checks of this entry serve another one.
-    #[inline]
-    fn shares_with(&self, other: &Self) -> bool {
-        self.gpte.frame().align_down(Level::L2) == other.gpte.frame().align_down(Level::L2)
-            && self.snapshot == other.snapshot
-    }
 }
 
 /// What frames of one region in one slot have in common.
@@ -66,11 +55,56 @@ impl Guess {
 struct Ground {
     region: Gfn,
     slot: SlotView,
-    snapshot: Snapshot,
+    /// Writing is withheld: the first write has to be seen.
+    withheld: bool,
+    number: u8,
+}
+
+/// Entries that are installed under one table lock.
+struct Batch {
+    guesses: [Guess; BATCH],
+    len: usize,
+    snapshots: [Snapshot; BATCH],
+    grounds: usize,
+    /// Where the last guess lies.
+    ground: Option<Ground>,
+}
+
+impl Batch {
+    fn new() -> Self {
+        let none = Guess {
+            index: Index::truncate(0),
+            ground: 0,
+            gpte: Gpte::new(0),
+            spte: Spte::new(0),
+        };
+        Self {
+            guesses: [none; BATCH],
+            len: 0,
+            snapshots: [Snapshot::NONE; BATCH],
+            grounds: 0,
+            ground: None,
+        }
+    }
+
+    /// Empties the batch. The ground stays: a snapshot covers whatever is looked up after it.
+    fn clear(&mut self) {
+        (self.len, self.grounds) = (0, 0);
+        if let Some(ground) = &mut self.ground {
+            self.snapshots[0] = self.snapshots[usize::from(ground.number) % BATCH];
+            (ground.number, self.grounds) = (0, 1);
+        }
+    }
+
+    #[inline(always)]
+    fn push(&mut self, guess: Guess) {
+        self.guesses[self.len % BATCH] = guess;
+        self.len += 1;
+    }
 }
 
 impl Ground {
-    #[inline]
+    #[inline(always)]
     fn holds(&self, gfn: Gfn) -> bool {
         gfn.align_down(Level::L2) == self.region
             && (self.slot.contains(gfn) || mutant!(PrefetchBeyondSlot))
@@ -88,24 +122,18 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         let Some(filled) = self.filled(id) else {
             return;
         };
-        let mut ground = None;
-        let mut guesses = [Guess::NONE; BATCH];
+        let mut batch = Batch::new();
         loop {
-            let mut len = 0;
-            while len < BATCH
+            batch.clear();
+            while batch.len < BATCH
                 && let Some(index) = slots.next()
             {
-                match self.guess(&filled, decoder, index, &mut ground) {
-                    Some(guess) => {
-                        guesses[len] = guess;
-                        len += 1;
-                    }
-                    // Where even the next one is no candidate, looking further seldom pays.
-                    None if len == 0 => return,
-                    None => {}
+                // Where even the next one is no candidate, looking further seldom pays.
+                if !self.guess(&filled, decoder, index, &mut batch) && batch.len == 0 {
+                    return;
                 }
             }
-            if len == 0 || !self.install_provided(&filled, &guesses[..len]) {
+            if batch.len == 0 || !self.install_provided(&filled, &batch) {
                 return;
             }
         }
@@ -121,7 +149,9 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         Some(Filled {
             id,
             page,
+            own: page.table(),
             role,
+            narrowing: Narrowing::to(role.rights()),
             table,
             slots,
         })
@@ -135,106 +165,122 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
     }
 
     #[inline(always)]
+    fn is_empty(&self, filled: &Filled<'_>, index: Index) -> bool {
+        !Spte::new(self.mmu.host.load(filled.own, index)).is_present()
+    }
+
+    /// Puts the entry of a slot into the batch, if it is a candidate; tells whether it is.
+    #[inline(always)]
     fn guess(
         &self,
         filled: &Filled<'_>,
         decoder: &Decoder,
         index: Index,
-        ground: &mut Option<Ground>,
-    ) -> Option<Guess> {
-        if self.load(filled.page, index).is_present() {
-            return None;
-        }
-        let gpte = self.read_slot(filled.table, index)?;
+        batch: &mut Batch,
+    ) -> bool {
+        let Some(gpte) = self.read_slot(filled.table, index) else {
+            return false;
+        };
         let is_candidate = gpte.has(Gpte::ACCESSED) || mutant!(PrefetchUnaccessed);
-        if !is_candidate || !decoder.is_valid(Level::L1, gpte) {
-            return None;
+        if !is_candidate || !decoder.is_valid(Level::L1, gpte) || !self.is_empty(filled, index) {
+            return false;
         }
         let gfn = gpte.frame();
-        let ground = match ground {
-            Some(ground) if ground.holds(gfn) => ground,
-            other => other.insert(self.ground(filled, gfn)?),
+        if !batch.ground.as_ref().is_some_and(|g| g.holds(gfn)) {
+            self.ground(filled, gfn, batch);
+        }
+        let Some(ground) = batch.ground.as_ref() else {
+            return false;
         };
         let backed = ground.slot.backed(gfn);
-        let host = self.mmu.host.look_up(backed, Need::Read).ok()?;
-        let mut rights = filled.role.rights() & gpte.rights();
-        let logged = (SlotFlags::READ_ONLY | SlotFlags::LOG_DIRTY).intersects(ground.slot.flags)
-            && !mutant!(PrefetchIgnoresSlot);
-        let is_dirty = gpte.has(Gpte::DIRTY) || mutant!(WriteBeforeDirty);
-        if !is_dirty || !host.writable || logged {
-            rights -= Rights::WRITE;
-        }
-        let write = if rights.contains(Rights::WRITE) {
-            Spte::WRITE
-        } else {
-            0
+        let Ok(host) = self.mmu.host.look_up(backed, Need::Read) else {
+            return false;
         };
-        Some(Guess {
+        let is_dirty = gpte.has(Gpte::DIRTY) || mutant!(WriteBeforeDirty);
+        let spte = filled.narrowing.leaf(host.pfn, gpte);
+        let spte = if is_dirty && host.writable && !ground.withheld {
+            spte
+        } else {
+            spte.without(Spte::WRITE)
+        };
+        let ground = ground.number;
+        batch.push(Guess {
             index,
+            ground,
             gpte,
-            spte: EntryFormat::LONG
-                .make_leaf(host.pfn, rights, false)
-                .with(write),
-            snapshot: ground.snapshot,
-        })
+            spte,
+        });
+        true
     }
 
+    /// Finds what a frame has in common with its neighbours.
     #[inline(never)]
-    fn ground(&self, filled: &Filled<'_>, gfn: Gfn) -> Option<Ground> {
+    fn ground(&self, filled: &Filled<'_>, gfn: Gfn, batch: &mut Batch) {
         // The snapshot comes before everything that it covers: the slot, and the host frames.
         let snapshot = self.mmu.shards.snapshot(gfn, Level::L1, &self.mmu.slots);
         let slot = if mutant!(PrefetchBeyondSlot) {
-            self.slot(filled.role.space(), filled.page.gfn())?
+            self.slot(filled.role.space(), filled.page.gfn())
         } else {
-            self.slot(filled.role.space(), gfn)?
+            self.slot(filled.role.space(), gfn)
         };
-        Some(Ground {
+        let watched = SlotFlags::READ_ONLY | SlotFlags::LOG_DIRTY;
+        let number = batch.grounds % BATCH;
+        batch.snapshots[number] = snapshot;
+        batch.grounds = number + 1;
+        batch.ground = slot.map(|slot| Ground {
             region: gfn.align_down(Level::L2),
             slot,
-            snapshot,
-        })
+            withheld: watched.intersects(slot.flags) && !mutant!(PrefetchIgnoresSlot),
+            number: number as u8,
+        });
     }
 
-    /// Installs guesses, allocating what they lack once; tells whether going on makes sense.
-    fn install_provided(&self, filled: &Filled<'_>, guesses: &[Guess]) -> bool {
-        match self.install_guesses(filled, guesses) {
-            Ok(()) => true,
-            Err(Refused::Missing(missing)) => {
-                self.provide(missing).is_ok() && self.install_guesses(filled, guesses).is_ok()
+    /// Installs a batch, allocating what it lacks; tells whether going on makes sense.
+    fn install_provided(&self, filled: &Filled<'_>, batch: &Batch) -> bool {
+        let mut done = 0;
+        for _ in 0..=BATCH {
+            match self.install_batch(filled, batch, &mut done) {
+                Ok(()) => return true,
+                Err(Refused::Missing(missing)) if self.provide(missing).is_ok() => {}
+                Err(_) => return false,
             }
-            Err(_) => false,
         }
+        false
     }
 
-    /// Installs guesses under one table lock.
-    fn install_guesses(&self, filled: &Filled<'_>, mut guesses: &[Guess]) -> Result<(), Refused> {
+    /// Installs a batch, of which `done` entries are dealt with, under one table lock.
+    fn install_batch(
+        &self,
+        filled: &Filled<'_>,
+        batch: &Batch,
+        done: &mut usize,
+    ) -> Result<(), Refused> {
         let mut state = filled.page.lock.lock(&self.locks);
         // A slot that is removed takes the pages of its tables along, under their locks: as long as it has not, the table may be read.
         if !filled.page.is_alive() || self.mmu.slots.generation() != filled.slots {
             return Err(Refused::Stale);
         }
         let mut copy = state.copy.as_deref_mut();
-        while let Some(first) = guesses.first() {
-            let alike = guesses.iter().take_while(|g| g.shares_with(first));
-            let (group, rest) = guesses.split_at(alike.count());
-            guesses = rest;
+        let guesses = &batch.guesses[..batch.len.min(BATCH)];
+        while let Some(first) = guesses.get(*done) {
+            let rest = &guesses[*done..];
+            let alike = rest.iter().take_while(|g| g.ground == first.ground);
+            let group = &rest[..alike.count()];
             let lock_of = first.gpte.frame();
+            let snapshot = batch.snapshots[usize::from(first.ground) % BATCH];
             let mut stripe = self.mmu.frames.lock(&self.locks, lock_of);
             // Under the gfn lock, and for as long as it is held.
-            if !self
-                .mmu
-                .shards
-                .is_unchanged(lock_of, Level::L1, first.snapshot)
-                || first.snapshot.slots != self.mmu.slots.generation()
+            if !self.mmu.shards.is_unchanged(lock_of, Level::L1, snapshot)
+                || snapshot.slots != self.mmu.slots.generation()
             {
                 return Err(Refused::Stale);
             }
-            self.install_group(filled, &mut stripe, group, copy.as_deref_mut())?;
+            self.install_group(filled, &mut stripe, group, copy.as_deref_mut(), done)?;
         }
         Ok(())
     }
 
-    /// Installs guesses whose frames lie in one region, with its gfn lock held as well.
+    /// Installs guesses whose frames lie in one region, with its gfn lock held as well. Counts those that are dealt with.
     #[inline]
     fn install_group(
         &self,
@@ -242,42 +288,67 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         stripe: &mut Stripe,
         group: &[Guess],
         mut copy: Option<&mut [u64; 512]>,
+        done: &mut usize,
     ) -> Result<(), Refused> {
-        let (id, page) = (filled.id, filled.page);
         let lock_of = group.first().ok_or(Refused::Stale)?.gpte.frame();
         let (region, nodes) = stripe.region(lock_of).ok_or(Missing::Region(lock_of))?;
+        let (mut installed, mut result) = (0, Ok(()));
         for guess in group {
-            let (index, gfn) = (guess.index, guess.gpte.frame());
-            let now = self.read_slot(filled.table, index);
-            let stale = now != Some(guess.gpte) && !mutant!(PrefetchWithoutRecheck);
-            if stale || self.load(page, index).is_present() {
-                continue;
+            match self.install_guess(filled, region, nodes, guess) {
+                Ok(Some(word)) => {
+                    installed += 1;
+                    // Derived from this very word: nothing to judge.
+                    if let Some(copy) = copy.as_deref_mut() {
+                        copy[guess.index.get() % 512] = word;
+                    }
+                }
+                Ok(None) => {}
+                Err(refused) => {
+                    result = Err(refused);
+                    break;
+                }
             }
-            let record = page.record_at(index, Level::L1);
-            if record != Record::Empty && record != Record::Leaf(gfn) && self.flush_is_pending() {
-                return Err(Refused::FlushFirst);
-            }
-            let spte = if region.is_tracked(gfn) {
-                guess.spte.without(Spte::WRITE)
-            } else {
-                guess.spte
-            };
-            if spte.has(Spte::WRITE) {
-                region.mark_dirty(gfn, Level::L1, filled.role.space());
-            }
-            let head = region.small_mut(gfn).ok_or(Missing::Heads(gfn))?;
-            nodes
-                .insert(head, SpteRef::new(id, index))
-                .map_err(|_| Missing::Nodes(gfn))?;
-            page.set_record_at(index, Level::L1, Record::Leaf(gfn));
-            self.mmu.host.store(page.table(), index, spte.raw());
-            self.count_at(Event::Leaf4K, gfn);
-            self.count_at(Event::Prefetch, gfn);
-            // Derived from this very word: nothing to judge.
-            if let Some(copy) = copy.as_deref_mut() {
-                copy[index.get() % 512] = guess.gpte.raw();
-            }
+            *done += 1;
         }
-        Ok(())
+        self.add(Event::Leaf4K, installed);
+        self.add(Event::Prefetch, installed);
+        result
+    }
+
+    /// Installs one guess, if the guest's entry is unchanged and the slot empty; returns the guest's entry if it did.
+    #[inline(always)]
+    fn install_guess(
+        &self,
+        filled: &Filled<'_>,
+        region: &mut Region,
+        nodes: &mut Nodes,
+        guess: &Guess,
+    ) -> Result<Option<u64>, Refused> {
+        let (page, index, gfn) = (filled.page, guess.index, guess.gpte.frame());
+        let now = self.read_slot(filled.table, index);
+        let stale = now != Some(guess.gpte) && !mutant!(PrefetchWithoutRecheck);
+        if stale || !self.is_empty(filled, index) {
+            return Ok(None);
+        }
+        let record = page.record_at(index, Level::L1);
+        if record != Record::Empty && record != Record::Leaf(gfn) && self.flush_is_pending() {
+            return Err(Refused::FlushFirst);
+        }
+        let mut spte = guess.spte;
+        if region.is_tracked(gfn) {
+            spte = spte.without(Spte::WRITE);
+        }
+        let head = region.small_mut(gfn).ok_or(Missing::Heads(gfn))?;
+        nodes
+            .insert(head, SpteRef::new(filled.id, index))
+            .map_err(|_| Missing::Nodes(gfn))?;
+        if spte.has(Spte::WRITE) {
+            region.mark_dirty(gfn, Level::L1, filled.role.space());
+        }
+        page.set_record_at(index, Level::L1, Record::Leaf(gfn));
+        self.mmu.host.store(filled.own, index, spte.raw());
+        self.tell(Event::Leaf4K, gfn);
+        self.tell(Event::Prefetch, gfn);
+        Ok(Some(guess.gpte.raw()))
     }
 }

@@ -18,6 +18,7 @@
 
 use crate::addr::{Gfn, Index, Level, Pfn};
 
+use crate::gate::Strategy;
 pub use crate::walk::GpteWidth;
 
 /// The embedder's own name for a piece of host memory that backs a memory slot: a host address, a file handle, an index.
@@ -193,6 +194,12 @@ pub struct VcpuId(pub u16);
 /// TLB flushes with completion are the library's own protocol ([`crate::Vcpu::enter`]): a request, a kick, and a wait until the CPU has left its guest.
 /// It flushes its own TLB before it enters again, because `enter` tells it to.
 pub trait Processors {
+    /// How guest writes and new shadow pages are ordered: [`crate::gate::Fenced`], unless there is a barrier on other processors to be had.
+    type Gate: Strategy;
+    /// Returns it. Called once, when the MMU is made.
+    fn gate(&self) -> Self::Gate {
+        Self::Gate::default()
+    }
     /// Makes the processor that runs `vcpu` leave its guest soon, and [`crate::Vcpu::exited`] be called for it. No lock is held.
     ///
     /// Called again and again until it has left, so that a kick may be lost.

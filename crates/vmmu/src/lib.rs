@@ -13,6 +13,7 @@
 //! ```
 //! use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 //! use vmmu::addr::{Gfn, Gpa, Gva, Index, Level, Pfn};
+//! use vmmu::gate::Fenced;
 //! use vmmu::host::*;
 //! use vmmu::paging::{Cr0, Cr3, Cr4, CpuFeatures, CpuModel, Efer, PagingState, PhysBits};
 //! use vmmu::walk::Access;
@@ -66,6 +67,7 @@
 //!     }
 //! }
 //! impl Processors for Machine {
+//!     type Gate = Fenced;
 //!     fn kick(&self, _: VcpuId) {}
 //! }
 //!
@@ -110,8 +112,7 @@
 //!
 //! - The shadow engine serves guests in long mode with 4 or 5 levels, and guests without paging; 32-bit and PAE paging are refused.
 //! - Memory types (PAT, PCD, PWT of the guest's entries) are not carried over to shadow entries.
-//! - The gate knows one strategy, *fenced*. Writes are reported after the store; the bracket that makes root loads exact in the window between is
-//!   not there yet.
+//! - Writes are reported after the store; the bracket that makes root loads exact in the window between is not there yet.
 //! - Global pages are not kept apart: every flush flushes everything.
 //! - The direct engine reclaims no tables: a guest that needs more than [`Config::max_pages`] gets [`Error::PageLimit`].
 #![no_std]
@@ -135,7 +136,7 @@ mod edge;
 mod error;
 mod fill;
 mod frames;
-mod gate;
+pub mod gate;
 pub mod host;
 mod invalidate;
 #[cfg(all(test, loom))]

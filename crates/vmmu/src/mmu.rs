@@ -47,7 +47,7 @@ pub struct Mmu<H: Host, O: Observer = ()> {
     pub(crate) frames: Frames,
     pub(crate) pool: Pool,
     pub(crate) grace: Grace,
-    pub(crate) gate: Gate,
+    pub(crate) gate: Gate<H::Gate>,
     pub(crate) shards: Shards,
     pub(crate) unsync: UnsyncList,
     /// Moves on with every unsync; a root is as clean as the epoch it was loaded in.
@@ -90,6 +90,7 @@ impl<H: Host, O: Observer> Mmu<H, O> {
         let mut decoders = Vec::new();
         decoders.try_reserve_exact(DECODERS)?;
         decoders.resize_with(DECODERS, OnceBox::new);
+        let gate = Gate::new(host.gate());
         Ok(Self {
             host,
             observer,
@@ -97,7 +98,7 @@ impl<H: Host, O: Observer> Mmu<H, O> {
             frames: Frames::new(config.stripes as usize)?,
             pool: Pool::new(config.max_pages)?,
             grace: Grace::new(config.vcpus)?,
-            gate: Gate::new(),
+            gate,
             shards: Shards::new(),
             unsync: UnsyncList::new(config.unsync_limit),
             epoch: AtomicU64::new(1),
@@ -252,8 +253,9 @@ impl<H: Host, O: Observer> Drop for Call<'_, H, O> {
 }
 
 impl<H: Host, O: Observer> Call<'_, H, O> {
+    /// Counts `n` events.
     #[inline]
-    fn add(&self, event: Event, n: u64) {
+    pub(crate) fn add(&self, event: Event, n: u64) {
         if self.hint.is_some() {
             self.counters.add_alone(event, n);
         } else {
@@ -266,6 +268,12 @@ impl<H: Host, O: Observer> Call<'_, H, O> {
     pub(crate) fn count(&self, event: Event) {
         self.add(event, 1);
         self.mmu.observer.observe(event, None);
+    }
+
+    /// Tells the observer of an event about `gfn`, which [`Call::add`] counts.
+    #[inline]
+    pub(crate) fn tell(&self, event: Event, gfn: Gfn) {
+        self.mmu.observer.observe(event, Some(gfn));
     }
 
     /// Counts an event about `gfn` and tells the observer.

@@ -95,12 +95,18 @@ impl Nodes {
     }
 
     /// Adds `member` to the set.
+    #[inline]
     pub(crate) fn insert(&mut self, head: &mut Head, member: SpteRef) -> Result<(), NoNode> {
         debug_assert!(!self.contains(*head, member));
         if head.0 == 0 {
             *head = Head(member.raw());
             return Ok(());
         }
+        self.insert_further(head, member)
+    }
+
+    /// Adds `member` to a set that has one.
+    fn insert_further(&mut self, head: &mut Head, member: SpteRef) -> Result<(), NoNode> {
         if head.0 & CHAINED != 0 {
             let first = (head.0 & !CHAINED) as usize;
             if let Some(free) = self.nodes[first].members.iter().position(|m| *m == 0) {

@@ -439,7 +439,9 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         let gpte = self.recheck(way, page, index)?;
         let installed = self.install_leaf(id, index, leaf, purpose)?;
         self.note_derived(page, index, gpte, &mut state);
-        let may_prefetch = installed == Installed::New && level == Level::L1;
+        // Where the guest uses a page for the first time, its neighbours are seldom in use already.
+        let may_prefetch =
+            installed == Installed::New && level == Level::L1 && !way.walk.is_first_use();
         if may_prefetch && self.mmu.config.prefetch != 0 {
             state.window = self.window(page, index, state.window);
             return Ok((installed, state.window));

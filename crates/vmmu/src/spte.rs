@@ -11,7 +11,7 @@
 //! 1. A zero entry is not present; nothing else is stored in a non-present entry.
 
 use crate::addr::Pfn;
-use crate::walk::Rights;
+use crate::walk::{Gpte, Rights};
 
 /// An entry of a table that the processor walks.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
@@ -103,6 +103,46 @@ impl EntryFormat {
     #[inline]
     pub(crate) const fn make_link(&self, table: Pfn) -> Spte {
         Spte(self.link | table.address().get())
+    }
+}
+
+/// What a page's role leaves of the rights of its guest entries (rule R9), as masks of entries: both are in the long format.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Narrowing {
+    /// R/W and U/S, where the role allows them.
+    allowed: u64,
+    /// NX, where the role forbids fetches.
+    denied: u64,
+}
+
+#[inline]
+const fn if_set(condition: bool, bit: u64) -> u64 {
+    if condition { bit } else { 0 }
+}
+
+impl Narrowing {
+    /// Narrows to `rights`.
+    #[inline]
+    pub(crate) const fn to(rights: Rights) -> Self {
+        let EntryFormat {
+            write,
+            user,
+            no_execute,
+            ..
+        } = EntryFormat::LONG;
+
+        Self {
+            allowed: if_set(rights.contains(Rights::WRITE), write)
+                | if_set(rights.contains(Rights::USER), user),
+            denied: if_set(!rights.contains(Rights::EXECUTE), no_execute),
+        }
+    }
+
+    /// Makes the 4 KiB leaf with what is left of the rights of `gpte`.
+    #[inline]
+    pub(crate) const fn leaf(self, pfn: Pfn, gpte: Gpte) -> Spte {
+        let rights = gpte.raw() & self.allowed | (gpte.raw() | self.denied) & Spte::NO_EXECUTE;
+        Spte(EntryFormat::LONG.leaf | pfn.address().get() | rights)
     }
 }
 

@@ -189,6 +189,23 @@ impl<T> Drop for Guard<'_, T> {
     }
 }
 
+/// A lock that guards nothing by itself and stands outside the order: nothing is taken while it is held.
+#[derive(Debug)]
+pub(crate) struct Raw(RawMutex<()>);
+
+impl Default for Raw {
+    fn default() -> Self {
+        Self(RawMutex::new(()))
+    }
+}
+
+impl Raw {
+    #[inline]
+    pub(crate) fn lock(&self) -> RawGuard<'_, ()> {
+        lock_raw(&self.0)
+    }
+}
+
 /// Something that one thread at a time uses, and that nobody waits for.
 #[derive(Debug)]
 pub(crate) struct Claim<T>(RawMutex<T>);

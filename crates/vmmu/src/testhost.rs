@@ -188,6 +188,7 @@ impl FrameLookup for TestHost {
 }
 
 impl Processors for TestHost {
+    type Gate = crate::gate::Fenced;
     fn kick(&self, _: VcpuId) {}
     fn relax(&self, _: u32) {
         #[cfg(loom)]

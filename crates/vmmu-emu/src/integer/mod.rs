@@ -6,13 +6,18 @@ mod forms;
 mod alu;
 mod bit;
 mod branch;
+mod decimal;
+mod exchange;
 mod flag;
+mod frame;
 mod hint;
 mod mov;
 mod multiply;
 mod push;
 mod shift;
+mod status;
 mod string;
+mod string_port;
 
 use iced_x86::Instruction;
 
@@ -29,6 +34,11 @@ pub(crate) fn select<C: Cpu>(instruction: &Instruction) -> Option<Run<C>> {
         .or_else(|| bit::select(instruction))
         .or_else(|| multiply::select(instruction))
         .or_else(|| string::select(instruction))
+        .or_else(|| exchange::select(instruction))
+        .or_else(|| string_port::select(instruction))
+        .or_else(|| frame::select(instruction))
+        .or_else(|| status::select(instruction))
+        .or_else(|| decimal::select(instruction))
         .or_else(|| flag::select(instruction))
         .or_else(|| hint::select(instruction))
 }

@@ -25,7 +25,7 @@ const AT_ONCE: u64 = 1024;
 const RAX: u8 = Gpr::RAX.number();
 
 /// What a string instruction does to one element.
-trait Element {
+pub(super) trait Element {
     /// Whether the source index moves.
     const SOURCE: bool;
     /// Whether the destination index moves.
@@ -38,14 +38,24 @@ trait Element {
 
 /// Returns the linear address that the source index points to.
 #[inline(always)]
-fn source<C: Cpu>(state: &State, op: &Op<C>, len: usize, access: Access) -> Result<u64, Stop> {
+pub(super) fn source<C: Cpu>(
+    state: &State,
+    op: &Op<C>,
+    len: usize,
+    access: Access,
+) -> Result<u64, Stop> {
     let offset = op.truncate(state.get(Gpr::RSI));
     address::linear(state, op.seg, offset, len, access)
 }
 
 /// Returns the linear address that the destination index points to, always in ES.
 #[inline(always)]
-fn destination<C: Cpu>(state: &State, op: &Op<C>, len: usize, access: Access) -> Result<u64, Stop> {
+pub(super) fn destination<C: Cpu>(
+    state: &State,
+    op: &Op<C>,
+    len: usize,
+    access: Access,
+) -> Result<u64, Stop> {
     let seg = if (op.seg as u8) < Seg::Es as u8 {
         Seg::Flat
     } else {
@@ -193,7 +203,10 @@ fn repeat<W: Word, K: Element, C: Cpu>(cpu: &mut C, op: &Op<C>) -> Result<(), St
     Ok(())
 }
 
-fn select_element<K: Element, C: Cpu>(instruction: &Instruction, size: usize) -> Option<Run<C>> {
+pub(super) fn select_element<K: Element, C: Cpu>(
+    instruction: &Instruction,
+    size: usize,
+) -> Option<Run<C>> {
     if instruction.has_rep_prefix() || instruction.has_repne_prefix() {
         by_size!(size, repeat, (K), C)
     } else {

@@ -11,13 +11,13 @@ mod descriptor;
 pub mod features;
 mod machine;
 pub mod msr;
-mod ports;
+pub(crate) mod ports;
 mod registers;
 mod segment;
 #[expect(dead_code, reason = "far transfers follow")]
 mod stack;
 mod tables;
-mod writes;
+pub(crate) mod writes;
 
 use iced_x86::{Instruction, Mnemonic};
 

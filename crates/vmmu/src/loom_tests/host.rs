@@ -184,6 +184,7 @@ impl LoomHost {
 }
 
 impl Processors for LoomHost {
+    type Gate = crate::gate::Fenced;
     fn kick(&self, vcpu: VcpuId) {
         let mut cpu = self.cpus[usize::from(vcpu.0)].lock().unwrap();
         if cpu.in_guest {

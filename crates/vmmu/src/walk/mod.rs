@@ -362,6 +362,7 @@ fn mark<F: Format, M: GpteMemory>(
         if F::FORMAT.has_rights(level) && !gpte.has(wanted) {
             let at = table.wrapping_add(F::FORMAT.entry_offset(level, linear));
             let new = gpte.with(wanted);
+            walk.first_use |= is_leaf && !gpte.has(Gpte::ACCESSED);
             match memory.compare_exchange(at, F::FORMAT.width(), gpte, new) {
                 Ok(CasOutcome::Done) => walk.gptes[level as usize - 1] = new,
                 Ok(CasOutcome::ReadOnly) => walk.undirtied |= is_leaf && access.is_write(),

@@ -48,6 +48,8 @@ pub struct Walk {
     pub(super) rights: Rights,
     /// The access was a write whose D bit could not be stored.
     pub(super) undirtied: bool,
+    /// The walk found the leaf's A bit clear, and stored it.
+    pub(super) first_use: bool,
 }
 
 /// What stands for the leaf without paging.
@@ -70,6 +72,7 @@ impl Walk {
             reached: None,
             rights: Rights::empty(),
             undirtied: false,
+            first_use: false,
         }
     }
     /// Begins a walk of `linear` from `root`.
@@ -81,6 +84,7 @@ impl Walk {
         self.reached = None;
         self.rights = Rights::empty();
         self.undirtied = false;
+        self.first_use = false;
     }
     /// Fills in the result of a walk without paging (AMD APM vol. 2, section 5.1).
     pub(super) const fn pass_through(&mut self, linear: u64) {
@@ -89,6 +93,11 @@ impl Walk {
         self.rights = Rights::all();
     }
 
+    /// Tells whether the page had not been used before, by the accessed bit of its leaf.
+    #[inline]
+    pub const fn is_first_use(&self) -> bool {
+        self.first_use
+    }
     /// Returns the address that was walked; outside long mode its low 32 bits count.
     #[inline]
     pub const fn gva(&self) -> Gva {
