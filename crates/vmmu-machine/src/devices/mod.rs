@@ -3,12 +3,30 @@
 //! Key types: [`Platform`], the whole board behind shared references; [`PlatformConfig`]; [`Wake`], by which it tells a
 //! virtual processor that something is pending; [`Signals`] and [`Effect`], what it answers.
 //!
+//! | part | modules |
+//! |---|---|
+//! | decoding, locks | `platform`, `chipset`, `places` |
+//! | processors' side of interrupts | `processors`, `local_apic`, `pending`, `message` |
+//! | devices | `io_apic`, `pic`, `pit`, `serial` |
+//!
 //! Time is an argument, never read here: the caller's clock is the host's or counted instructions.
+//!
+//! Locks, in this order: serial port, chipset, one local APIC. Outputs of guests are written with the serial port's or the
+//! debug console's lock held and no other.
 
+mod chipset;
+mod io_apic;
+mod local_apic;
+mod message;
 mod pending;
+mod pic;
+mod pit;
 pub(crate) mod places;
 mod platform;
+mod processors;
 mod serial;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub use pending::{Pending, Signals};
 pub use platform::{Effect, Platform, PlatformConfig, ReservedBits, Wake};
@@ -16,3 +34,8 @@ pub use platform::{Effect, Platform, PlatformConfig, ReservedBits, Wake};
 /// A moment, in nanoseconds since the machine started.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub struct Time(pub u64);
+
+/// Locks; a thread that panicked leaves a device as it was after its last access.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

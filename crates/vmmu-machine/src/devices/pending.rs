@@ -50,7 +50,6 @@ const VECTOR_SHIFT: u32 = 8;
 #[derive(Debug, Default)]
 pub(super) struct PendingWord(AtomicU32);
 
-#[cfg_attr(not(test), expect(dead_code, reason = "no interrupt controller yet"))]
 impl PendingWord {
     /// Reads it. Acquire pairs with the setters' Release: what was stored before a message is seen by who sees the message.
     #[inline]
@@ -74,14 +73,20 @@ impl PendingWord {
         self.0.fetch_or(signal.bits(), Ordering::Release) & signal.bits() == 0
     }
 
-    /// Sends a start-up message; the last vector counts.
-    pub(super) fn send_startup(&self, vector: u8) {
+    /// Sends a start-up message; the last vector counts. Tells whether none was waiting.
+    pub(super) fn send_startup(&self, vector: u8) -> bool {
         let message = Pending::STARTUP.bits() | u32::from(vector) << VECTOR_SHIFT;
-        let _ = self
-            .0
-            .fetch_update(Ordering::Release, Ordering::Relaxed, |word| {
-                Some(word & !(0xff << VECTOR_SHIFT) | message)
-            });
+        let mut word = self.0.load(Ordering::Relaxed);
+        loop {
+            let new = word & !(0xff << VECTOR_SHIFT) | message;
+            match self
+                .0
+                .compare_exchange_weak(word, new, Ordering::Release, Ordering::Relaxed)
+            {
+                Ok(_) => return word & Pending::STARTUP.bits() == 0,
+                Err(other) => word = other,
+            }
+        }
     }
 
     /// Takes the signals. Acquire: see [`PendingWord::get`].
@@ -112,8 +117,8 @@ mod signals_are_taken_once {
         assert!(word.send(Pending::NMI));
         assert!(!word.send(Pending::NMI));
         word.send(Pending::INIT);
-        word.send_startup(0x9f);
-        word.send_startup(0x10);
+        assert!(word.send_startup(0x9f));
+        assert!(!word.send_startup(0x10));
         assert_eq!(
             word.take_signals(),
             Signals {

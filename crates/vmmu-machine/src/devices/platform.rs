@@ -4,15 +4,19 @@
 
 use core::num::NonZeroU8;
 use core::ops::Range;
+use core::sync::atomic::{AtomicU64, Ordering};
 use std::io::Write;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use vmmu::addr::Gpa;
 use vmmu::paging::PhysBits;
 
-use super::Time;
-use super::pending::{Pending, PendingWord, Signals};
-use super::serial::{self, Serial};
+use super::chipset::{Chipset, Context};
+use super::local_apic::{Acknowledged, Action, BASE_BOOTSTRAP, BASE_ENABLED, Register};
+use super::pending::{Pending, Signals};
+use super::processors::{NEVER, Processors};
+use super::serial::{self, Line, Serial};
+use super::{Time, lock, places};
 
 /// The debug console: each byte written is a byte of output, reading tells that it is there.
 const DEBUG_CONSOLE: u16 = 0xe9;
@@ -20,6 +24,9 @@ const DEBUG_CONSOLE: u16 = 0xe9;
 const DEBUG_EXIT: u16 = 0xf4;
 /// The diagnostics port, written for its delay.
 const DELAY: u16 = 0x80;
+/// The serial port's interrupt request.
+const SERIAL_REQUEST: u8 = 4;
+const PAGE: u64 = 0x1000;
 
 /// Tells a processor that something is pending for it.
 pub trait Wake: Send + Sync {
@@ -81,107 +88,185 @@ pub enum Effect {
 pub struct ReservedBits(pub u64);
 
 /// The board. All methods take shared references; processors call them from their own threads.
+#[derive(Debug)]
 pub struct Platform {
-    pending: Box<[PendingWord]>,
+    processors: Processors,
+    chipset: Mutex<Chipset>,
+    /// When the chipset has something to do, or [`NEVER`].
+    deadline: AtomicU64,
     serial: Mutex<Serial>,
-    debug: Mutex<Box<dyn Write + Send>>,
-    apic_base: Box<[Mutex<u64>]>,
-    #[expect(dead_code, reason = "no device interrupts yet")]
-    wake: Arc<dyn Wake>,
+    debug: Mutex<DebugOutput>,
+    phys_bits: PhysBits,
 }
 
-impl core::fmt::Debug for Platform {
+struct DebugOutput(Box<dyn Write + Send>);
+
+impl core::fmt::Debug for DebugOutput {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("Platform").finish_non_exhaustive()
+        f.write_str("DebugOutput")
     }
-}
-
-/// Locks; a thread that panicked leaves a device as it was after its last access.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Platform {
     /// Makes a board in the state in which firmware hands it over.
     #[must_use]
     pub fn new(config: PlatformConfig, wake: Arc<dyn Wake>) -> Self {
-        let cpus = usize::from(config.cpus.get());
-        Self {
-            pending: (0..cpus).map(|_| PendingWord::default()).collect(),
+        let platform = Self {
+            processors: Processors::new(config.cpus.get(), wake),
+            chipset: Mutex::new(Chipset::new()),
+            deadline: AtomicU64::new(NEVER),
             serial: Mutex::new(Serial::new(config.serial)),
-            debug: Mutex::new(config.debug),
-            apic_base: (0..cpus)
-                .map(|cpu| Mutex::new(0xfee0_0800 | u64::from(cpu == 0) << 8))
-                .collect(),
-            wake,
+            debug: Mutex::new(DebugOutput(config.debug)),
+            phys_bits: config.phys_bits,
+        };
+        // Publishes when the timer, which runs from the start, is due.
+        platform.chipset(Time(0), Chipset::advance);
+        platform
+    }
+
+    /// Does something with the chipset locked.
+    fn chipset<R>(&self, now: Time, work: impl FnOnce(&mut Chipset, Context<'_>) -> R) -> R {
+        let context = Context {
+            now,
+            processors: &self.processors,
+            deadline: &self.deadline,
+        };
+        work(&mut lock(&self.chipset), context)
+    }
+
+    /// Does something with the serial port, and lets its line follow.
+    fn serial<R>(&self, now: Time, work: impl FnOnce(&mut Serial) -> (R, Line)) -> R {
+        let mut serial = lock(&self.serial);
+        let (result, line) = work(&mut serial);
+        if line != Line::Same {
+            self.chipset(now, |chipset, context| {
+                chipset.set_request(context, SERIAL_REQUEST, false);
+                if line == Line::Rises {
+                    chipset.set_request(context, SERIAL_REQUEST, true);
+                }
+            });
         }
+        result
     }
 
     /// Reads a port, `bytes` wide (1, 2 or 4). Where nothing is, all bits are set.
     pub fn port_read(&self, cpu: usize, now: Time, port: u16, bytes: usize) -> u32 {
-        let _ = (cpu, now);
+        let _ = cpu;
         let value = match port {
-            serial::BASE..=0x3ff => {
-                u32::from(lock(&self.serial).read((port - serial::BASE) as u8).0)
-            }
+            serial::BASE..=serial::LAST => self.serial(now, |serial| {
+                let (value, line) = serial.read((port - serial::BASE) as u8);
+                (u32::from(value), line)
+            }),
             DEBUG_CONSOLE => u32::from(DEBUG_CONSOLE),
-            _ => u32::MAX,
+            DELAY => u32::MAX,
+            _ => self.chipset(now, |chipset, context| chipset.read(context, port, bytes)),
         };
         truncate(value, bytes)
     }
 
     /// Writes a port, `bytes` wide (1, 2 or 4).
     pub fn port_write(&self, cpu: usize, now: Time, port: u16, bytes: usize, value: u32) -> Effect {
-        let _ = (cpu, now);
+        let _ = cpu;
         match port {
-            serial::BASE..=0x3ff => {
-                lock(&self.serial).write((port - serial::BASE) as u8, value as u8);
-            }
+            serial::BASE..=serial::LAST => self.serial(now, |serial| {
+                let line = serial.write((port - serial::BASE) as u8, value as u8);
+                ((), line)
+            }),
             DEBUG_CONSOLE => {
                 // An output that is gone loses its bytes.
-                let _lost = lock(&self.debug).write_all(&[value as u8]);
+                let _lost = lock(&self.debug).0.write_all(&[value as u8]);
             }
-            DEBUG_EXIT if bytes == 4 => return Effect::DebugExit(value),
             DELAY => {}
-            _ => {}
+            DEBUG_EXIT if bytes == 4 => return Effect::DebugExit(value),
+            _ => {
+                return self.chipset(now, |chipset, context| {
+                    chipset.write(context, port, bytes, truncate(value, bytes))
+                });
+            }
         }
         Effect::None
     }
 
     /// Reads device memory, up to 8 bytes wide. Where nothing is, all bits are set.
     pub fn mmio_read(&self, cpu: usize, now: Time, gpa: Gpa, bytes: usize) -> u64 {
-        let _ = (cpu, now, gpa);
-        u64::MAX >> (64 - 8 * bytes.clamp(1, 8))
+        let mask = u64::MAX >> (64 - 8 * bytes.clamp(1, 8));
+        let (page, offset) = (gpa.get() & !(PAGE - 1), (gpa.get() % PAGE) as u16);
+        let register = if self.is_local_apic(cpu, page) {
+            self.processors
+                .update(cpu, |apic| apic.read(now, Register::at(offset)))
+        } else if page == u64::from(places::IO_APIC) {
+            self.chipset(now, |chipset, _| chipset.read_io_apic(offset & !3))
+        } else {
+            return mask;
+        };
+        // Registers are of 32 bits; what lies beside them is void.
+        u64::from(register) >> (8 * (offset & 3)) & mask
     }
 
-    /// Writes device memory, up to 8 bytes wide.
+    /// Writes device memory, up to 8 bytes wide. Registers take 32 bits at once; other widths have no effect.
     pub fn mmio_write(&self, cpu: usize, now: Time, gpa: Gpa, bytes: usize, value: u64) -> Effect {
-        let _ = (cpu, now, gpa, bytes, value);
+        let (page, offset) = (gpa.get() & !(PAGE - 1), (gpa.get() % PAGE) as u16);
+        if bytes != 4 || offset % 16 != 0 {
+            return Effect::None;
+        }
+        let value = value as u32;
+        if self.is_local_apic(cpu, page) {
+            let action = self
+                .processors
+                .update(cpu, |apic| apic.write(now, Register::at(offset), value));
+            self.act(cpu, now, action);
+        } else if page == u64::from(places::IO_APIC) {
+            self.chipset(now, |chipset, context| {
+                chipset.write_io_apic(context, offset, value);
+            });
+        }
         Effect::None
+    }
+
+    fn is_local_apic(&self, cpu: usize, page: u64) -> bool {
+        let base = self.processors.base(cpu);
+        base & BASE_ENABLED != 0 && page == base & !(PAGE - 1)
+    }
+
+    fn act(&self, cpu: usize, now: Time, action: Action) {
+        match action {
+            Action::None => {}
+            Action::Send(message) => self.processors.deliver(Some(cpu), &message),
+            Action::EndOfInterrupt(vector) => self.chipset(now, |chipset, context| {
+                chipset.end_of_interrupt(context, vector);
+            }),
+        }
     }
 
     /// Sends bytes to the guest through the first serial port; what its buffer can't hold yet waits.
     pub fn serial_input(&self, now: Time, bytes: &[u8]) {
-        let _ = now;
-        lock(&self.serial).receive(bytes);
+        self.serial(now, |serial| ((), serial.receive(bytes)));
     }
 
-    /// Tells when [`Platform::advance`] has something to do next, if ever. Without locks.
+    /// Tells when [`Platform::advance`] has something to do next, if ever: perhaps in the past. Without locks.
+    #[must_use]
     pub fn next_event(&self, now: Time) -> Option<Time> {
         let _ = now;
-        None
+        // Relaxed: see `Processors::update`.
+        let chipset = self.deadline.load(Ordering::Relaxed);
+        let next = chipset.min(self.processors.next_event());
+        (next != NEVER).then_some(Time(next))
     }
 
-    /// Does what is due: timers fire. Cheap when nothing is.
+    /// Does what is due: timers fire. Without locks when nothing is.
     pub fn advance(&self, now: Time) {
-        let _ = now;
+        // Relaxed: see `Processors::update`.
+        if self.deadline.load(Ordering::Relaxed) <= now.0 {
+            self.chipset(now, Chipset::advance);
+        }
+        self.processors.advance(now);
     }
 
     /// Tells what waits for a processor: one load.
     #[inline]
     #[must_use]
     pub fn pending(&self, cpu: usize) -> Pending {
-        self.pending[cpu].get()
+        self.processors.pending(cpu).get()
     }
 
     /// Tells whether anything waits for a processor: one load.
@@ -191,43 +276,67 @@ impl Platform {
         !self.pending(cpu).is_empty()
     }
 
-    /// Acknowledges an interrupt, as a processor with RFLAGS.IF set does, and returns its vector; `None` if the request went away.
+    /// Acknowledges an interrupt, as a processor with RFLAGS.IF set does, and returns its vector; `None` if the request went
+    /// away.
+    #[must_use]
     pub fn acknowledge(&self, cpu: usize, now: Time) -> Option<u8> {
-        let _ = (cpu, now);
-        None
+        match self.processors.update(cpu, |apic| apic.acknowledge()) {
+            Acknowledged::Nothing => None,
+            Acknowledged::Vector(vector) => Some(vector),
+            Acknowledged::External => self.chipset(now, Chipset::acknowledge),
+        }
     }
 
     /// Takes the signals that came for a processor.
+    #[must_use]
     pub fn take_signals(&self, cpu: usize) -> Signals {
-        self.pending[cpu].take_signals()
+        self.processors.pending(cpu).take_signals()
     }
 
     /// Returns IA32_APIC_BASE.
     #[must_use]
     pub fn apic_base(&self, cpu: usize) -> u64 {
-        *lock(&self.apic_base[cpu])
+        self.processors.base(cpu)
     }
 
-    /// Writes IA32_APIC_BASE.
+    /// Writes IA32_APIC_BASE. Which processor is the bootstrap processor doesn't change.
     ///
     /// # Errors
     /// [`ReservedBits`] (x2APIC mode among them): #GP.
     pub fn set_apic_base(&self, cpu: usize, now: Time, value: u64) -> Result<(), ReservedBits> {
         let _ = now;
-        *lock(&self.apic_base[cpu]) = value;
+        let address = (1u64 << self.phys_bits.get()) - PAGE;
+        if value & !(address | BASE_ENABLED | BASE_BOOTSTRAP) != 0 {
+            return Err(ReservedBits(value));
+        }
+        let bootstrap = self.processors.base(cpu) & BASE_BOOTSTRAP;
+        self.processors
+            .set_base(cpu, value & !BASE_BOOTSTRAP | bootstrap);
         Ok(())
     }
 
     /// Returns the task priority class, as CR8 reads it: 0 to 15.
     #[must_use]
     pub fn task_priority(&self, cpu: usize) -> u8 {
-        let _ = cpu;
-        0
+        self.processors.update(cpu, |apic| apic.task_priority()) >> 4
     }
 
     /// Sets the task priority class, as CR8 writes it: 0 to 15. The sub-class becomes 0.
     pub fn set_task_priority(&self, cpu: usize, class: u8) {
-        let _ = (cpu, class);
+        self.processors
+            .update(cpu, |apic| apic.set_task_priority(class << 4));
+    }
+
+    /// Returns when the local APIC's timer expires in deadline mode, as IA32_TSC_DEADLINE tells it in the TSC's terms.
+    #[must_use]
+    pub fn timer_deadline(&self, cpu: usize) -> Option<Time> {
+        self.processors.update(cpu, |apic| apic.deadline())
+    }
+
+    /// Arms or disarms the local APIC's timer in deadline mode; without effect in the other modes.
+    pub fn set_timer_deadline(&self, cpu: usize, deadline: Option<Time>) {
+        self.processors
+            .update(cpu, |apic| apic.set_deadline(deadline));
     }
 }
 
@@ -239,3 +348,6 @@ fn truncate(value: u32, bytes: usize) -> u32 {
         _ => value,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,6 +15,8 @@ use super::places::SERIAL;
 
 /// Where the port's eight registers are.
 pub(super) const BASE: u16 = SERIAL;
+/// The last of them.
+pub(super) const LAST: u16 = BASE + 7;
 /// Receive and transmit register.
 const DATA: u8 = 0;
 /// Interrupt identification register.
