@@ -184,6 +184,14 @@ fn lay_out<C: Cpu>(instruction: &Instruction, mode: Mode, run: Run<C>) -> Op<C> 
                 op.imm = instruction.near_branch_target();
             }
             OpKind::Immediate8_2nd => op.imm |= u64::from(instruction.immediate8_2nd()) << 32,
+            OpKind::FarBranch16 | OpKind::FarBranch32 => {
+                let offset = match instruction.op_kind(n) {
+                    OpKind::FarBranch16 => instruction.far_branch16().into(),
+                    _ => instruction.far_branch32(),
+                };
+                let selector = u64::from(instruction.far_branch_selector());
+                op.imm = u64::from(offset) | selector << 32;
+            }
             kind if is_immediate(kind) => op.imm = instruction.immediate(n),
             kind => lay_out_string(instruction, kind, mode, &mut op),
         }

@@ -44,6 +44,8 @@ pub use flags::Flags;
 pub use fpu::{Extended, Fpu};
 pub use op::{After, Op};
 pub use state::{Gpr, Segment, SegmentName, State, Table};
+pub use system::event::{Delivery, Event, Merged, deliver, merge, raise};
+pub use system::features::{Features, Instructions};
 pub use word::Word;
 
 /// Decodes and executes the instruction in `bytes`, which begin at the state's RIP.

@@ -49,7 +49,7 @@ pub(crate) enum Seg {
 pub struct Op<C: Cpu> {
     pub(crate) run: Run<C>,
     /// The immediate, extended as the instruction does; a second one is in the upper half where both are short (ENTER). A near branch: the
-    /// target relative to the instruction's address.
+    /// target relative to the instruction's address. A far one: the offset, and the selector in the upper half.
     pub(crate) imm: u64,
     /// The displacement; with RIP as base relative to the instruction's own address.
     pub(crate) disp: u64,

@@ -109,6 +109,10 @@ pub struct State {
     /// Interrupts are held off for one instruction: after STI, MOV SS, POP SS. Whoever runs instructions clears it after the following one;
     /// [`step`](crate::step) does.
     pub interrupt_shadow: bool,
+    /// The instruction takes no single-step trap: it went to a handler, or loaded SS.
+    pub(crate) trap_held: bool,
+    /// The bits of DR6 of a trap that is due before the next instruction.
+    pub(crate) trap_pending: u64,
     /// Non-maskable interrupts are held off until the next IRET: one was delivered (AMD APM vol. 2, section 8.2.3).
     pub nmi_blocked: bool,
     /// CR0.
@@ -174,6 +178,8 @@ impl State {
             },
             cpl: 0,
             interrupt_shadow: false,
+            trap_held: false,
+            trap_pending: 0,
             nmi_blocked: false,
             cr0: 0x6000_0010,
             cr2: 0,

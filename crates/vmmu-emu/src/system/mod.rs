@@ -2,21 +2,29 @@
 //!
 //! - [`features`]: what a processor offers. [`control`], [`msr`]: registers with rules of their own, for embedders too.
 //! - `descriptor`, `segment`, `tables`: segmentation. `stack`, `writes`: what makes an instruction of several stores all or nothing.
-//! - `registers`, `machine`, `ports`: one instruction, one effect.
+//! - `registers`, `machine`, `ports`, `probe`: one instruction, one effect.
+//! - `far`, `far_return`, `task`, `syscall`: where control goes to another segment, level or task.
+//! - [`event`]: what an embedder delivers. `interrupt`, `gate`: how it is delivered, for software interrupts too. `debug`: what traps.
 
-#[expect(dead_code, reason = "far transfers follow")]
 pub mod control;
-#[expect(dead_code, reason = "far transfers follow")]
+mod debug;
 mod descriptor;
+pub mod event;
+mod far;
+mod far_return;
 pub mod features;
+mod gate;
+mod interrupt;
 mod machine;
 pub mod msr;
 pub(crate) mod ports;
+mod probe;
 mod registers;
 mod segment;
-#[expect(dead_code, reason = "far transfers follow")]
 mod stack;
+mod syscall;
 mod tables;
+mod task;
 pub(crate) mod writes;
 
 use iced_x86::{Instruction, Mnemonic};
@@ -32,6 +40,11 @@ pub(crate) fn select<C: Cpu>(instruction: &Instruction) -> Option<Run<C>> {
         .or_else(|| ports::select(instruction))
         .or_else(|| machine::select(instruction))
         .or_else(|| tables::select(instruction))
+        .or_else(|| far::select(instruction))
+        .or_else(|| far_return::select(instruction))
+        .or_else(|| interrupt::select(instruction))
+        .or_else(|| syscall::select(instruction))
+        .or_else(|| probe::select(instruction))
 }
 
 /// Says whether an instruction may change what decides how the following ones are decoded, fetched or interrupted.

@@ -82,6 +82,9 @@ pub(crate) fn load<const N: usize, C: Cpu>(
     let selector = Selector(selector);
     let cpl = state.cpl;
     if name == SegmentName::Ss {
+        if selector.is_null() && state.is_64_bit() && cpl != 3 && selector.rpl() == cpl {
+            return Ok(null_stack(selector.0, cpl));
+        }
         return load_stack(cpu, selector, cpl, PROTECTION, 0, writes);
     }
     if selector.is_null() {
@@ -109,10 +112,6 @@ pub(crate) fn load_stack<const N: usize, C: Cpu>(
     writes: &mut Writes<N>,
 ) -> Result<Segment, Stop> {
     if selector.is_null() {
-        let state = cpu.state();
-        if state.is_64_bit() && cpl != 3 && selector.rpl() == cpl {
-            return Ok(null_stack(selector.0, cpl));
-        }
         return Err(Selector(0).fault(vector, external));
     }
     let found = fetch(cpu, selector, vector, external)?;
@@ -154,6 +153,7 @@ fn load_now<C: Cpu>(cpu: &mut C, name: SegmentName, selector: u16) -> Result<(),
 fn shadow(state: &mut State, name: SegmentName) {
     if name == SegmentName::Ss {
         state.interrupt_shadow = true;
+        state.trap_held = true;
     }
 }
 

@@ -1,5 +1,6 @@
 //! A processor on flat memory, without paging: for tests of single instructions.
 
+use vmmu_emu::system::{control, msr};
 use vmmu_emu::{Access, Control, Cpu, Exception, Invalidation, State, Stop, Word};
 
 /// A processor whose linear addresses from [`Flat::BASE`] on are its memory.
@@ -84,14 +85,16 @@ impl Cpu for Flat {
     fn port_out(&mut self, _: u16, _: usize, _: u32) -> Result<(), Stop> {
         Err(Stop::Exit)
     }
-    fn read_msr(&mut self, _: u32) -> Result<u64, Stop> {
-        Err(Stop::Exit)
+    fn read_msr(&mut self, number: u32) -> Result<u64, Stop> {
+        Ok(msr::read(&self.state, number)?)
     }
-    fn write_msr(&mut self, _: u32, _: u64) -> Result<(), Stop> {
-        Err(Stop::Exit)
+    fn write_msr(&mut self, number: u32, value: u64) -> Result<(), Stop> {
+        let features = self.features();
+        Ok(msr::write(&mut self.state, &features, number, value)?)
     }
-    fn write_control(&mut self, _: Control, _: u64) -> Result<(), Stop> {
-        Err(Stop::Exit)
+    fn write_control(&mut self, register: Control, value: u64) -> Result<(), Stop> {
+        control::set(&mut self.state, register, value);
+        Ok(())
     }
     fn invalidate(&mut self, _: Invalidation) -> Result<(), Stop> {
         Err(Stop::Exit)
