@@ -77,6 +77,8 @@ pub enum Op {
         /// The bits beside it.
         beside: u8,
     },
+    /// Stores the second value if the cell holds the first, in one atomic step; does nothing otherwise.
+    CompareExchange(Cell, u8, u8),
     /// Waits until the own buffer is empty: MFENCE.
     Fence,
     /// Waits until another processor's buffer is empty: a part of a heavy barrier.
@@ -224,7 +226,11 @@ impl State {
                 self.memory[usize::from(cell.0)] = 1;
             }
             Op::Fence => is_empty.then_some(())?,
-            Op::FetchAdd(..) | Op::FetchOr(..) | Op::FetchAnd(..) | Op::TakeLast { .. } => {
+            Op::FetchAdd(..)
+            | Op::FetchOr(..)
+            | Op::FetchAnd(..)
+            | Op::CompareExchange(..)
+            | Op::TakeLast { .. } => {
                 is_empty.then_some(())?;
                 self.locked(own, op);
             }
@@ -242,6 +248,12 @@ impl State {
             }
             Op::FetchOr(cell, bits) => self.memory[usize::from(cell.0)] |= bits,
             Op::FetchAnd(cell, bits) => self.memory[usize::from(cell.0)] &= bits,
+            Op::CompareExchange(cell, from, to) => {
+                let word = &mut self.memory[usize::from(cell.0)];
+                if *word == from {
+                    *word = to;
+                }
+            }
             Op::TakeLast { cell, beside } => {
                 let word = &mut self.memory[usize::from(cell.0)];
                 *word = word.wrapping_sub(1);

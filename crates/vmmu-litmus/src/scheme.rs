@@ -9,6 +9,8 @@ pub enum Increment {
     Plain,
     /// By a locked instruction, among locks as x86 has them.
     Atomic,
+    /// By a locked instruction after the page is hashed and write-protected, still before the entry is read again.
+    AtomicLate,
     /// By a load and a store while a lock is held that the write side takes too.
     Locked,
 }
@@ -53,6 +55,8 @@ pub enum Heavy {
 pub enum WriteSide {
     /// Nothing, or what binds the compiler alone. Under x86-TSO a write barrier with a read barrier is no more.
     Light,
+    /// Nothing at first. If it then finds no page but ARMED, a full barrier, and it reads once more.
+    LightUnlessIdle,
     /// A full barrier.
     Fence,
     /// It takes the lock under which the count is raised.
@@ -73,8 +77,10 @@ pub enum LookUp {
 pub enum Destroy {
     /// After the entries are gone, in one step that clears ARMED with the last page.
     OneStep,
-    /// ARMED stays when the last page goes.
+    /// ARMED stays when the last page goes, for good.
     KeepsArmed,
+    /// ARMED stays when the last page goes; later writes that find no page clear it, by one compare-exchange of the whole word.
+    Lingers,
     /// ARMED is cleared by a step of its own.
     ClearsApart,
     /// The count drops before the page is unhashed and emptied.
@@ -111,11 +117,17 @@ impl Scheme {
         look_up: LookUp::Locked,
         destroy: Destroy::OneStep,
     };
-    /// The opening of the gate pays a heavy barrier, a write none.
-    pub const ASYMMETRIC: Self = Self {
+    /// The opening of the gate pays a heavy barrier, a write none; ARMED goes with the last page.
+    pub const ABRUPT: Self = Self {
         heavy: Heavy::UntilArmed,
         write: WriteSide::Light,
         ..Self::FENCED
+    };
+    /// The same, but ARMED outlives the last page for a while, in which writes fence: what the library does.
+    pub const ASYMMETRIC: Self = Self {
+        write: WriteSide::LightUnlessIdle,
+        destroy: Destroy::Lingers,
+        ..Self::ABRUPT
     };
     /// Both sides take a lock.
     pub const LOCKED: Self = Self {

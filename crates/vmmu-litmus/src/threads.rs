@@ -122,7 +122,7 @@ fn pages(setting: Setting) -> impl Iterator<Item = usize> {
 const fn locks(scheme: &Scheme) -> LockKind {
     match scheme.increment {
         Increment::Plain => LockKind::Silent,
-        Increment::Atomic | Increment::Locked => LockKind::Fencing,
+        Increment::Atomic | Increment::AtomicLate | Increment::Locked => LockKind::Fencing,
     }
 }
 
@@ -140,14 +140,16 @@ fn creator(scheme: &Scheme, number: u8, threads: u8) -> Thread {
     if scheme.heavy == Heavy::BeforeIncrement {
         heavy(&mut thread, number, threads);
     }
-    count(scheme, &mut thread);
-    if scheme.barrier == Barrier::AfterIncrement {
-        thread.op(Op::Fence);
+    let is_late = scheme.increment == Increment::AtomicLate;
+    if !is_late {
+        enter(scheme, &mut thread, number, threads);
     }
-    arm(scheme, &mut thread, number, threads);
     thread.op(Op::Lock(FRAME_LOCK, kind));
     thread.op(Op::Store(HASHED[page], Value::Constant(1)));
     thread.op(Op::Unlock(FRAME_LOCK));
+    if is_late {
+        enter(scheme, &mut thread, number, threads);
+    }
     thread.op(Op::Lock(PAGE_LOCKS[page], kind));
     if scheme.reread == Reread::AfterIncrement {
         thread.op(Op::Load(AGAIN, GUEST));
@@ -159,6 +161,15 @@ fn creator(scheme: &Scheme, number: u8, threads: u8) -> Thread {
     thread
 }
 
+/// A creator's way through the gate.
+fn enter(scheme: &Scheme, thread: &mut Thread, number: u8, threads: u8) {
+    count(scheme, thread);
+    if scheme.barrier == Barrier::AfterIncrement {
+        thread.op(Op::Fence);
+    }
+    arm(scheme, thread, number, threads);
+}
+
 fn count(scheme: &Scheme, thread: &mut Thread) {
     let plain = |thread: &mut Thread| {
         thread.op(Op::Load(COUNT, WORD));
@@ -166,7 +177,7 @@ fn count(scheme: &Scheme, thread: &mut Thread) {
     };
     match scheme.increment {
         Increment::Plain => plain(thread),
-        Increment::Atomic => thread.op(Op::FetchAdd(COUNT, WORD, 1)),
+        Increment::Atomic | Increment::AtomicLate => thread.op(Op::FetchAdd(COUNT, WORD, 1)),
         Increment::Locked => {
             thread.op(Op::Lock(GATE_LOCK, LockKind::Fencing));
             plain(thread);
@@ -203,7 +214,7 @@ fn writer(scheme: &Scheme, setting: Setting) -> Thread {
     let mut thread = Thread::new("guest write");
     thread.op(Op::Store(GUEST, Value::Constant(NEW)));
     match scheme.write {
-        WriteSide::Light => {}
+        WriteSide::Light | WriteSide::LightUnlessIdle => {}
         WriteSide::Fence => thread.op(Op::Fence),
         WriteSide::Lock => thread.op(Op::Lock(GATE_LOCK, LockKind::Fencing)),
     }
@@ -211,12 +222,26 @@ fn writer(scheme: &Scheme, setting: Setting) -> Thread {
     if scheme.write == WriteSide::Lock {
         thread.op(Op::Unlock(GATE_LOCK));
     }
-    let done = thread.branch(Test::Zero(COUNT, !ARMED));
+    let closed = (scheme.write == WriteSide::LightUnlessIdle).then(|| look_when_idle(&mut thread));
+    let no_page = thread.branch(Test::Zero(COUNT, !ARMED));
     for page in pages(setting) {
         report(scheme, &mut thread, page);
     }
-    thread.land(done);
+    closed.into_iter().for_each(|branch| thread.land(branch));
+    thread.land(no_page);
     thread
+}
+
+/// If the word is ARMED without a page, the write side fences and reads again, and closes the gate (the library after some patience,
+/// here at once). Returns the branch that is taken when the gate is closed.
+fn look_when_idle(thread: &mut Thread) -> usize {
+    let closed = thread.branch(Test::Zero(COUNT, 0xff));
+    let has_pages = thread.branch(Test::NotZero(COUNT, !ARMED));
+    thread.op(Op::Fence);
+    thread.op(Op::Load(COUNT, WORD));
+    thread.op(Op::CompareExchange(WORD, ARMED, 0));
+    thread.land(has_pages);
+    closed
 }
 
 /// The write side's work on one page.
@@ -259,6 +284,11 @@ fn destroyer(scheme: &Scheme) -> Thread {
         Destroy::CountFirst => {}
         Destroy::OneStep => lowered(scheme, &mut thread, lower),
         Destroy::KeepsArmed => thread.op(Op::FetchAdd(COUNT, WORD, u8::MAX)),
+        Destroy::Lingers => {
+            thread.op(Op::FetchAdd(COUNT, WORD, u8::MAX));
+            // In the name of another guest write that finds no page.
+            thread.op(Op::CompareExchange(WORD, ARMED, 0));
+        }
         Destroy::ClearsApart => {
             thread.op(Op::FetchAdd(COUNT, WORD, u8::MAX));
             let not_last = thread.branch(Test::NotZero(COUNT, !ARMED & !1));

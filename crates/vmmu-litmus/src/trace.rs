@@ -102,6 +102,12 @@ fn executed(program: &Program, before: &State, thread: u8, op: Op) -> String {
         }
         Op::FetchOr(at, bits) => format!("sets {bits:#x} in {}, atomically", cell(at)),
         Op::FetchAnd(at, bits) => format!("clears {:#x} in {}, atomically", !bits, cell(at)),
+        Op::CompareExchange(at, from, to) if before.memory(at) == from => {
+            format!("{}: {from:#x} becomes {to:#x}, in one step", cell(at))
+        }
+        Op::CompareExchange(at, from, _) => {
+            format!("leaves {} as it is: it is not {from:#x}", cell(at))
+        }
         Op::TakeLast { cell: at, .. } => {
             let left = after.as_ref().map_or(0, |after| after.memory(at));
             format!("takes one off {}, in one step; {left:#x} is left", cell(at))

@@ -55,7 +55,7 @@ impl<B: HeavyBarrier> Asymmetric<B> {
         let seen = word.0.load(Ordering::Acquire);
         if seen == ARMED && self.idle.fetch_add(1, Ordering::Relaxed) >= Self::PATIENCE {
             self.idle.store(0, Ordering::Relaxed);
-            // One step from ARMED to 0, or nothing: a creator in between keeps ARMED, on which it relies. If it fails, that is as well.
+            // If a creator came in between, that is as well: the gate is in use, and ARMED saves the next one its barrier.
             let _ = word
                 .0
                 .compare_exchange(ARMED, 0, Ordering::AcqRel, Ordering::Relaxed);

@@ -15,7 +15,7 @@
 //!
 //! Invariants:
 //! 1. The count drops only after the page's entries are removed and flushed: a reader that still sees it wastes a look-up.
-//! 2. ARMED disappears only by one compare-exchange of the whole word, from exactly ARMED to 0.
+//! 2. While ARMED is set, every writer that read 0 has executed a full barrier since. So it may be cleared at any time; it is cleared when it has been idle.
 //! 3. Whoever finds the gate open takes the frame's lock before it reads any finer structure: that is a second pair of the same kind, and no strategy covers it.
 
 mod asymmetric;
@@ -34,6 +34,14 @@ const ARMED: u64 = 1 << 63;
 /// The gate's one word.
 #[derive(Debug)]
 pub struct Word(AtomicU64);
+
+#[cfg(all(test, loom))]
+impl Word {
+    /// For proposals that the tests show to be wrong.
+    pub(crate) const fn raw(&self) -> &AtomicU64 {
+        &self.0
+    }
+}
 
 /// How a creator's count and a writer's store are ordered. The library's own types implement it; no other can, for want of access to a [`Word`].
 pub trait Strategy: Default + Send + Sync + core::fmt::Debug {

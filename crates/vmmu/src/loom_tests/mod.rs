@@ -29,6 +29,7 @@
 //! | flush, guest entry (T18) | `entry` | no request is missed; the wait ends though the guest is back | 489, 426 |
 //! | retirement, reader | `entry` | a call's guard keeps what it found | 3,333 |
 //! | gate: create, guest write (G1) | `gate` | one of the two sees the other | 260 |
+//! | gate: strategies and wrong proposals (G2) | `strategies` | locked and fenced lose nothing, each proposal something | 5 to 40 |
 //! | harvest, removal, write through a TLB (D4) | `dirty` | a write is in a harvest | 39,681 |
 //!
 //! Sizes under loom: tables of 4 entries, 2 gfn locks, 2 shards of invalidation, chunks of 4 pages, 2 guards besides the vCPU's, 2 tries of a fault;
@@ -46,4 +47,5 @@ mod gate;
 mod host;
 mod install;
 mod invalidation;
+mod strategies;
 mod world;
