@@ -18,11 +18,10 @@ use vmmu_spec::{
 };
 
 use super::convert;
-use super::ground::Ground;
+use super::ground::{self, Ground};
 use super::judge::Judge;
 use super::mismatch::Wrong;
 use super::view::View;
-use super::walks;
 use super::watch::Past;
 
 /// D, in an entry that maps a page.
@@ -152,8 +151,7 @@ fn missing_bits<G: Ground>(judge: &Judge<G>, outcome: &Outcome) -> Option<Wrong>
     translation.updates().find_map(|update| {
         let at = update.slot.at;
         let home = judge.ground.home(Gfn::new(at.get() >> 12))?;
-        let word = judge.ground.word(home.frame.hpa().plus(at.get() & 0xff8));
-        let now = walks::part(word, at, update.slot.width);
+        let now = ground::entry(&*judge.ground, at, update.slot.width)?;
         let mut steps = translation.mapping().path.steps().iter();
         let used = steps.find(|s| s.slot == update.slot).map_or(0, |s| s.value);
         let changed = (now ^ used) & !STATUS != 0;

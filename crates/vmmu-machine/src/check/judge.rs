@@ -22,7 +22,7 @@ use vmmu_spec::{Access, Linear, Observation, Outcome};
 
 use super::convert;
 use super::criterion::{self, Case};
-use super::ground::Ground;
+use super::ground::{self, Ground};
 use super::mismatch::{HostStep, Mismatch, Wrong};
 use super::observer::{Caught, Emulated, Epoch, GuestFault, Load, Observer, Refused, Time, Used};
 use super::ring::{Happened, Noted, Ring};
@@ -353,11 +353,11 @@ impl<G: Ground> Observer for Judge<G> {
     }
 
     fn exited(&self, vcpu: VcpuId) {
-        self.views.exited(vcpu);
+        self.views.exited(vcpu, self.watch.now());
     }
 
     fn registers(&self, vcpu: VcpuId, state: &PagingState, load: Load) {
-        let now = self.watch.now();
+        let now = self.views.served_since(vcpu, self.watch.now());
         let mut view = self.views.lock(vcpu);
         view.load(state, load, now);
         self.narrowed(vcpu, &view);
@@ -365,7 +365,7 @@ impl<G: Ground> Observer for Judge<G> {
     }
 
     fn flushed(&self, vcpu: VcpuId, what: TlbFlush) {
-        let now = self.watch.now();
+        let now = self.views.served_since(vcpu, self.watch.now());
         let mut view = self.views.lock(vcpu);
         view.flush(what, now);
         self.narrowed(vcpu, &view);
@@ -413,7 +413,8 @@ impl<G: Ground> Observer for Judge<G> {
             va: refused.va,
             access: convert::access(refused.access),
             start: refused.start,
-            global: false,
+            // A denial may come from a global translation, too.
+            global: true,
         };
         let wrong = self.judge_refused(&view, &case, refused.fault);
         let matter = Matter {
@@ -424,7 +425,7 @@ impl<G: Ground> Observer for Judge<G> {
         self.conclude(&matter, wrong, || (Vec::new(), None))?;
         self.note(Some(vcpu), Happened::Faulted(refused.va, refused.fault));
         // A fault drops what is cached for its address (Intel SDM vol. 3, 4.10.4.1); the array in front holds nothing for an access that faults.
-        view.flush_page(refused.va.get(), self.watch.now());
+        view.flush_page(refused.va.get(), refused.start);
         Ok(())
     }
 
@@ -479,12 +480,10 @@ impl<G: Ground> Judge<G> {
         let unwatched = core::cell::RefCell::new(Vec::new());
         let read = |at: vmmu_spec::Physical, width| {
             let gfn = Gfn::new(at.get() >> 12);
-            let home = self.ground.home(gfn)?;
             if self.watch.walk(gfn) {
                 unwatched.borrow_mut().push(gfn);
             }
-            let word = self.ground.word(home.frame.hpa().plus(at.get() & 0xff8));
-            Some(walks::part(word, at, width))
+            ground::entry(&*self.ground, at, width)
         };
         let Some(controls) = &view.controls else {
             return Outcome::NonCanonical;

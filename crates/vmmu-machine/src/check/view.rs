@@ -159,6 +159,8 @@ struct Slot {
     /// The number of common changes that its array has been renewed for.
     renewed: AtomicU32,
     inside: AtomicBool,
+    /// When it left its guest last.
+    left: AtomicU64,
     flushed: AtomicU64,
 }
 
@@ -179,6 +181,7 @@ impl Views {
             own: AtomicU32::new(0),
             renewed: AtomicU32::new(0),
             inside: AtomicBool::new(false),
+            left: AtomicU64::new(0),
             flushed: AtomicU64::new(0),
         };
         Self {
@@ -218,8 +221,20 @@ impl Views {
         fence(Ordering::SeqCst);
     }
 
-    pub(super) fn exited(&self, vcpu: VcpuId) {
-        self.slot(vcpu).inside.store(false, Ordering::SeqCst);
+    pub(super) fn exited(&self, vcpu: VcpuId, now: Time) {
+        let slot = self.slot(vcpu);
+        slot.left.store(now.get(), Ordering::Relaxed);
+        slot.inside.store(false, Ordering::SeqCst);
+    }
+
+    /// Returns when what is told of a vCPU now began: the processor's own operation just now, one that the hypervisor serves at the exit. What
+    /// others stored while it was served, the library may have seen or not.
+    pub(super) fn served_since(&self, vcpu: VcpuId, now: Time) -> Time {
+        let slot = self.slot(vcpu);
+        if slot.inside.load(Ordering::Relaxed) {
+            return now;
+        }
+        Time::new(slot.left.load(Ordering::Relaxed))
     }
 
     /// Makes one vCPU's entries be judged anew.

@@ -4,34 +4,14 @@
 
 use core::cell::Cell;
 
-use vmmu::addr::Gfn;
 use vmmu_cpu::{Cpu, Format, Hpa, Moment, PagingMode, Physical, Va};
-use vmmu_spec::{History, Linear, Memory, Progress, Start, Walk, Width};
+use vmmu_spec::{History, Linear, Progress, Start, Walk};
 
-use super::ground::Ground;
+use super::ground::{self, Ground};
 use super::judge::Judge;
 use super::mismatch::{GuestStep, HostStep};
 use super::view::View;
 use super::watch::Past;
-
-/// Returns an entry of four or eight bytes from the aligned word that holds it.
-pub(super) const fn part(word: u64, at: vmmu_spec::Physical, width: Width) -> u64 {
-    match width {
-        Width::Eight => word,
-        Width::Four => word >> ((at.get() & 4) * 8) & 0xffff_ffff,
-    }
-}
-
-/// Guest memory as it is.
-struct Present<'g, G>(&'g G);
-
-impl<G: Ground> Memory for Present<'_, G> {
-    fn read(&self, at: vmmu_spec::Physical, width: Width) -> Option<u64> {
-        let home = self.0.home(Gfn::new(at.get() >> 12))?;
-        let word = self.0.word(home.frame.hpa().plus(at.get() & 0xff8));
-        Some(part(word, at, width))
-    }
-}
 
 /// Returns the entries of the guest's walk as they are, down to the one that ends it.
 pub(super) fn guest<G: Ground>(judge: &Judge<G>, view: &View, va: Va) -> Vec<GuestStep> {
@@ -51,7 +31,7 @@ pub(super) fn guest<G: Ground>(judge: &Judge<G>, view: &View, va: Va) -> Vec<Gue
     };
     loop {
         let slot = walk.needs();
-        let value = Present(&*judge.ground).read(slot.at, slot.width);
+        let value = ground::entry(&*judge.ground, slot.at, slot.width);
         let since = past.candidates(slot.at, slot.width);
         steps.push(GuestStep {
             slot,
