@@ -6,13 +6,22 @@
 //! - [`emulate`]: the same by the emulator.
 //! - [`Registers`]: general registers, flags, and the FXSAVE image of x87, MMX and SSE registers.
 //! - [`End`]: how the instruction ended, exceptions included.
+//! - [`Generator`]: random instructions with operands in the data pages. [`compare_integer`] runs one by both and says what differs, [`undefined`] what
+//!   may.
 
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 
+mod compare;
 mod emulated;
+mod generate;
+mod integer;
 mod registers;
 mod trampoline;
+pub mod undefined;
 
+pub use compare::{Coverage, Difference, Outcome, compare_integer};
 pub use emulated::emulate;
+pub use generate::{Case, Generator, START};
+pub use integer::is_integer;
 pub use registers::{CodeMode, End, Fx, Registers};
 pub use trampoline::{CODE, CODE_LEN, DATA, DATA_LEN, Sandbox};

@@ -109,7 +109,7 @@ fn compare<W: Word, D: Operand, S: Operand, B: Binary, C: Cpu>(
 
 fn unary<W: Word, D: Operand, U: Unary, C: Cpu>(cpu: &mut C, op: &Op<C>) -> Result<(), Stop> {
     let flags = D::update::<W, _, C>(cpu, op, |_, old| U::apply(old))?;
-    cpu.state_mut().flags.replace(U::SETS, flags);
+    cpu.state_mut().flags.replace(U::SETS, flags & U::SETS);
     Ok(())
 }
 

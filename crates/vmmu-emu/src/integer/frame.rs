@@ -1,6 +1,6 @@
 //! Instructions that push or pop many values: PUSHA, POPA, ENTER; and LEAVE.
 //!
-//! All stores are found possible before the first is done.
+//! All stores are found possible, in their order, before the first is done.
 
 use iced_x86::{Code, CodeSize, Instruction};
 
@@ -29,9 +29,10 @@ impl Pushes {
         }
     }
 
-    fn push<W: Word, S: Stack>(&mut self, state: &State, value: W) -> Result<(), Stop> {
+    fn push<W: Word, S: Stack>(&mut self, cpu: &mut impl Cpu, value: W) -> Result<(), Stop> {
         let pointer = self.pointer.wrapping_sub(W::BYTES as u64);
-        let at = S::linear(state, pointer, W::BYTES, Access::Write)?;
+        let at = S::linear(cpu.state(), pointer, W::BYTES, Access::Write)?;
+        cpu.check_write(at, W::BYTES, Access::Write)?;
         self.writes
             .add(at, value.zero_extend(), W::BYTES, Access::Write)?;
         self.pointer = pointer;
@@ -39,7 +40,6 @@ impl Pushes {
     }
 
     fn commit<S: Stack, C: Cpu>(&self, cpu: &mut C) -> Result<(), Stop> {
-        self.writes.check(cpu)?;
         self.writes.commit(cpu)?;
         S::set_pointer(cpu.state_mut(), self.pointer);
         Ok(())
@@ -48,11 +48,10 @@ impl Pushes {
 
 /// PUSHA: RSP as it was before.
 fn push_all<W: Word, C: Cpu>(cpu: &mut C, _: &Op<C>) -> Result<(), Stop> {
-    let state = cpu.state();
-    let mut pushes = Pushes::new::<StackSegment>(state);
+    let mut pushes = Pushes::new::<StackSegment>(cpu.state());
     for register in 0..8 {
-        let value: W = read_register(state, register);
-        pushes.push::<W, StackSegment>(state, value)?;
+        let value: W = read_register(cpu.state(), register);
+        pushes.push::<W, StackSegment>(cpu, value)?;
     }
     pushes.commit::<StackSegment, C>(cpu)
 }
@@ -83,7 +82,7 @@ fn enter<W: Word, S: Stack, C: Cpu>(cpu: &mut C, op: &Op<C>) -> Result<(), Stop>
     let top = pushes.pointer;
     let mut pushed = [0u8; 32 * 8];
     let old_frame: W = read_register(cpu.state(), RBP);
-    pushes.push::<W, S>(cpu.state(), old_frame)?;
+    pushes.push::<W, S>(cpu, old_frame)?;
     record(&mut pushed, 1, old_frame);
     let frame = pushes.pointer;
     for level in 1..levels {
@@ -92,11 +91,11 @@ fn enter<W: Word, S: Stack, C: Cpu>(cpu: &mut C, op: &Op<C>) -> Result<(), Stop>
         let at = S::linear(cpu.state(), from, W::BYTES, Access::Read)?;
         let found = cpu.load::<W>(at, Access::Read)?.zero_extend();
         let value = overlaid(found, &pushed, top.wrapping_sub(from), W::BYTES, level);
-        pushes.push::<W, S>(cpu.state(), W::truncate(value))?;
+        pushes.push::<W, S>(cpu, W::truncate(value))?;
         record(&mut pushed, level + 1, W::truncate(value));
     }
     if levels > 0 {
-        pushes.push::<W, S>(cpu.state(), W::truncate(frame))?;
+        pushes.push::<W, S>(cpu, W::truncate(frame))?;
     }
     pushes.pointer = pushes.pointer.wrapping_sub(size);
     let at = S::linear(cpu.state(), pushes.pointer, W::BYTES, Access::Write)?;
