@@ -21,8 +21,8 @@ use super::convert;
 use super::ground::{self, Ground};
 use super::judge::Judge;
 use super::mismatch::Wrong;
+use super::past::Past;
 use super::view::View;
-use super::watch::Past;
 
 /// D, in an entry that maps a page.
 const DIRTY: u64 = 1 << 6;

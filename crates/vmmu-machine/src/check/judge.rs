@@ -1,6 +1,6 @@
 //! The judge: an observer that compares what it is told with the specification.
 //!
-//! Key types: [`Judge`], [`Judged`] (its counts). Neighbours: `criterion` decides, `view` knows the flushes, `watch` the past of guest tables.
+//! Key type: [`Judge`]. Neighbours: `criterion` decides, `view` knows the flushes, `watch` the past of guest tables.
 //!
 //! Nearly every question is answered by one walk of the guest's tables as they are, without a lock. Only where that gives something else is the past
 //! looked at: then whatever a walk since the last flush may have read is allowed, and nothing else. What the past is not known for is let pass, and
@@ -10,7 +10,6 @@
 //! 1. The first mismatch is kept; everything after it is a consequence, perhaps.
 //! 2. A vCPU's view is locked before the log.
 
-use core::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use vmmu::addr::{Gfn, Gpa};
@@ -23,6 +22,7 @@ use vmmu_spec::{Access, Linear, Observation, Outcome};
 use super::convert;
 use super::criterion::{self, Case};
 use super::ground::{self, Ground};
+use super::judged::{Counts, Judged, count};
 use super::mismatch::{HostStep, Mismatch, Wrong};
 use super::observer::{Caught, Emulated, Epoch, GuestFault, Load, Observer, Refused, Time, Used};
 use super::ring::{Happened, Noted, Ring};
@@ -32,39 +32,6 @@ use super::watch::Watch;
 
 /// How many events a report shows.
 const SHOWN: usize = 40;
-
-/// How many things were judged.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Judged {
-    /// Translations.
-    pub used: u64,
-    /// Faults that the guest saw.
-    pub refused: u64,
-    /// Emulated accesses.
-    pub emulated: u64,
-    /// Of all these, those that the present tables do not explain, but a cache does.
-    pub stale: u64,
-    /// Those that nothing known explains, where something is not known: let pass.
-    pub uncertain: u64,
-    /// Guest tables watched at present.
-    pub tables: u64,
-    /// Audits that found nothing.
-    pub audits: u64,
-}
-
-#[derive(Debug, Default)]
-struct Counts {
-    used: AtomicU64,
-    refused: AtomicU64,
-    emulated: AtomicU64,
-    stale: AtomicU64,
-    uncertain: AtomicU64,
-    audits: AtomicU64,
-}
-
-fn count(counter: &AtomicU64) {
-    counter.fetch_add(1, Ordering::Relaxed);
-}
 
 /// The judge of a machine's translations.
 #[derive(Debug)]
@@ -108,15 +75,9 @@ impl<G: Ground> Judge<G> {
     /// Returns how many things were judged.
     #[must_use]
     pub fn judged(&self) -> Judged {
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Judged {
-            used: read(&self.counts.used),
-            refused: read(&self.counts.refused),
-            emulated: read(&self.counts.emulated),
-            stale: read(&self.counts.stale),
-            uncertain: read(&self.counts.uncertain),
             tables: self.watch.frames() as u64,
-            audits: read(&self.counts.audits),
+            ..self.counts.read()
         }
     }
 

@@ -283,3 +283,103 @@ impl View {
         self.flushed_all
     }
 }
+
+#[cfg(test)]
+mod a_flush {
+    use super::{PAGES, Space, View, Views};
+    use crate::check::observer::{Epoch, Load};
+    use vmmu::TlbFlush;
+    use vmmu::addr::Gva;
+    use vmmu::host::VcpuId;
+    use vmmu::paging::{Cr3, Cr4, Efer};
+    use vmmu_spec::Time;
+    use vmmu_tests::guest::long4;
+
+    const fn at(time: u64) -> Time {
+        Time::new(time)
+    }
+
+    #[test]
+    fn of_one_page_narrows_that_page_alone() {
+        let mut view = View::new();
+        view.load(&long4(1), Load::Machine, at(1));
+        view.flush(TlbFlush::Address(Gva::new(0x5678)), at(4));
+        assert_eq!((view.since(0x5000), view.since(0x6000)), (at(4), at(1)));
+        for page in 0..=PAGES as u64 {
+            view.flush_page(page << 12, at(5));
+        }
+        assert!(
+            view.since(0x5000) >= at(1),
+            "less is remembered, more is allowed"
+        );
+        view.flush(TlbFlush::All, at(7));
+        assert_eq!(
+            (view.since(0x5000), view.since_global(0x5000)),
+            (at(7), at(7))
+        );
+    }
+
+    #[test]
+    fn by_a_load_of_cr3_spares_global_translations_of_the_space_that_is_left() {
+        let mut view = View::new();
+        view.load(&long4(1), Load::Machine, at(1));
+        view.load(&long4(2), Load::Root, at(3));
+        let space = Space {
+            root: vmmu_spec::Cr3::new(1 << 12),
+            entered: at(1),
+            left: at(3),
+        };
+        assert_eq!(view.spaces, [space]);
+        assert_eq!((view.since(0), view.since_global(0)), (at(3), at(1)));
+        let mut state = long4(2);
+        state.cr4.toggle(Cr4::PGE);
+        view.load(&state, Load::Control, at(6));
+        assert!(view.spaces.is_empty());
+        assert_eq!(view.since_global(0), at(6));
+    }
+
+    #[test]
+    fn is_none_where_the_manuals_ask_for_none() {
+        let mut view = View::new();
+        let mut state = long4(1);
+        state.efer.remove(Efer::NXE);
+        view.load(&state, Load::Machine, at(1));
+        state.efer.insert(Efer::NXE);
+        view.load(&state, Load::Control, at(2));
+        state.cr4.insert(Cr4::SMAP);
+        view.load(&state, Load::Control, at(3));
+        assert_eq!(view.since(0), at(1));
+        state.cr4.insert(Cr4::SMEP);
+        state.cr3 = Cr3::new(1 << 12);
+        view.load(&state, Load::Control, at(4));
+        assert_eq!(view.since(0), at(4));
+    }
+
+    #[test]
+    fn that_the_hypervisor_serves_counts_from_the_exit_on() {
+        let (views, vcpu) = (Views::new(1), VcpuId(0));
+        views.entered(vcpu);
+        assert_eq!(views.served_since(vcpu, at(5)), at(5));
+        views.exited(vcpu, at(6));
+        assert_eq!(views.served_since(vcpu, at(9)), at(6));
+    }
+
+    #[test]
+    fn of_one_processor_makes_no_other_one_late() {
+        let (views, one, two) = (Views::new(2), VcpuId(0), VcpuId(1));
+        views.entered(one);
+        views.entered(two);
+        views.raise_own(one, at(1));
+        assert_ne!(views.epoch(one), Epoch(0));
+        assert_eq!(views.epoch(two), Epoch(0));
+        let number = views.raise();
+        views.renewed(one, views.epoch(one));
+        assert!(!views.all_renewed(number), "the second has not");
+        views.renewed(two, views.epoch(two));
+        assert!(views.all_renewed(number));
+        let number = views.raise();
+        views.exited(two, at(2));
+        views.renewed(one, views.epoch(one));
+        assert!(views.all_renewed(number), "the second is outside");
+    }
+}

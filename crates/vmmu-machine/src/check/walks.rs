@@ -10,8 +10,8 @@ use vmmu_spec::{History, Linear, Progress, Start, Walk};
 use super::ground::{self, Ground};
 use super::judge::Judge;
 use super::mismatch::{GuestStep, HostStep};
+use super::past::Past;
 use super::view::View;
-use super::watch::Past;
 
 /// Returns the entries of the guest's walk as they are, down to the one that ends it.
 pub(super) fn guest<G: Ground>(judge: &Judge<G>, view: &View, va: Va) -> Vec<GuestStep> {

@@ -1,6 +1,6 @@
 //! The frames that hold guest tables, and what their entries have been.
 //!
-//! Key types: [`Watch`], [`Log`] (under its lock), [`Past`] (a [`History`] for the specification).
+//! Key types: [`Watch`], [`Log`] (under its lock). Neighbour: `past` answers the specification from the log.
 //!
 //! A guest table becomes watched when a walk of the judge first reads it. From then on front arrays take no entry for writing to its frame; but one
 //! that has such an entry already stores unseen until it renews its array. So what a watched frame held is *known* only from the time when every
@@ -11,14 +11,13 @@
 //! 2. A word of a known frame changes under the lock only.
 //! 3. A frame is forgotten when it was stored to [`FORGET`] times without being walked: it is a table no more.
 
-use core::cell::Cell;
 use core::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustc_hash::FxHashMap;
 use vmmu::addr::Gfn;
 use vmmu_cpu::Hpa;
-use vmmu_spec::{Candidate, History, Physical, Time, Width};
+use vmmu_spec::{Candidate, Time};
 
 use super::ground::Ground;
 
@@ -79,6 +78,26 @@ impl Bits {
         let bit = 1 << (gfn.get() % 64);
         self.word(gfn)
             .is_some_and(|word| word.fetch_and(!bit, Ordering::AcqRel) & bit != 0)
+    }
+}
+
+/// Where what is known of a word comes from.
+#[derive(Debug)]
+pub(super) struct Known {
+    /// Its values, oldest first.
+    pub(super) values: Vec<Candidate>,
+    /// From when on they are all of them; `None` if that is not known yet.
+    pub(super) from: Option<Time>,
+}
+
+impl Log {
+    /// Returns what is known of word `index` of a frame, if it is watched.
+    pub(super) fn word(&self, gfn: Gfn, index: usize) -> Option<Known> {
+        let watched = self.frames.get(&gfn.get())?;
+        Some(Known {
+            values: watched.candidates(index),
+            from: watched.known,
+        })
     }
 }
 
@@ -343,59 +362,130 @@ fn read_frame<G: Ground>(ground: &G, gfn: Gfn) -> Option<Box<[u64; 512]>> {
     Some(words)
 }
 
-/// What guest tables have been, as the specification asks for it.
-#[derive(Debug)]
-pub(super) struct Past<'l, G> {
-    pub(super) log: &'l Log,
-    pub(super) ground: &'l G,
-    /// The begin of what is asked about.
-    pub(super) from: Time,
-    /// Set when an answer may lack something.
-    pub(super) doubt: Cell<bool>,
-}
+#[cfg(test)]
+mod the_past_of_a_table {
+    use core::cell::Cell;
+    use core::sync::atomic::{AtomicU64, Ordering};
 
-impl<G: Ground> Past<'_, G> {
-    /// Returns the values of an aligned word, oldest first.
-    fn values(&self, word: u64) -> Vec<Candidate> {
-        let gfn = Gfn::new(word >> 12);
-        let Some(home) = self.ground.home(gfn) else {
-            return Vec::new();
-        };
-        if !home.writable {
-            // A and D cannot be set there, so that nothing says what a cache may hold.
-            self.doubt.set(true);
+    use super::{FORGET, Watch};
+    use crate::check::ground::{Ground, Home};
+    use crate::check::past::Past;
+    use vmmu::addr::Gfn;
+    use vmmu_cpu::{Frame, Hpa};
+    use vmmu_spec::{History, Physical, Time, Width};
+
+    /// Two guest frames at host frame 8 on.
+    #[derive(Debug)]
+    struct Two(Vec<AtomicU64>);
+
+    impl Two {
+        fn new() -> Self {
+            Self((0..1024).map(|_| AtomicU64::new(0)).collect())
         }
-        let index = (word >> 3 & 511) as usize;
-        if let Some(watched) = self.log.frames.get(&gfn.get()) {
-            if watched.known.is_none_or(|known| known > self.from) {
-                self.doubt.set(true);
-            }
-            return watched.candidates(index);
+
+        fn set(&self, at: u64, value: u64) {
+            self.0[(at - 0x8000) as usize / 8].store(value, Ordering::SeqCst);
         }
-        self.doubt.set(true);
-        vec![Candidate {
-            value: self.ground.word(home.frame.hpa().plus(word & 0xfff)),
-            first: Time::START,
-            last: Time::END,
-        }]
+
+        fn store(&self, watch: &Watch, at: u64, value: u64) {
+            watch.store(self, Hpa::new(at), 8, || self.set(at, value), |_| ());
+        }
     }
-}
 
-impl<G: Ground> History for Past<'_, G> {
-    fn candidates(&self, at: Physical, width: Width) -> impl Iterator<Item = Candidate> {
-        let (shift, mask) = match width {
-            Width::Eight => (0, u64::MAX),
-            Width::Four => ((at.get() & 4) * 8, u64::from(u32::MAX)),
-        };
-        let mut spans: Vec<Candidate> = Vec::new();
-        for candidate in self.values(at.get() & !7) {
-            let value = candidate.value >> shift & mask;
-            match spans.last_mut() {
-                // Only the other half changed.
-                Some(last) if last.value == value => last.last = candidate.last,
-                _ => spans.push(Candidate { value, ..candidate }),
-            }
+    impl Ground for Two {
+        fn guest_frames(&self) -> u64 {
+            2
         }
-        spans.into_iter().rev()
+        fn home(&self, gfn: Gfn) -> Option<Home> {
+            let frame = Frame::new(8 + gfn.get());
+            (gfn.get() < 2).then_some(Home {
+                frame,
+                writable: true,
+            })
+        }
+        fn guest_of(&self, frame: Frame) -> Option<Gfn> {
+            let gfn = frame.get().wrapping_sub(8);
+            (gfn < 2).then_some(Gfn::new(gfn))
+        }
+        fn word(&self, at: Hpa) -> u64 {
+            self.0[(at.get() - 0x8000) as usize / 8].load(Ordering::SeqCst)
+        }
+    }
+
+    /// Returns what the past has for the first word, the newest first, and whether something is not known.
+    fn past(watch: &Watch, ground: &Two, from: Time) -> (Vec<u64>, bool) {
+        let log = watch.lock();
+        let past = Past {
+            log: &log,
+            ground,
+            from,
+            doubt: Cell::new(false),
+        };
+        let values = past.candidates(Physical::new(0), Width::Eight);
+        let values = values.filter(|c| c.last >= from).map(|c| c.value);
+        (values.collect(), past.doubt.get())
+    }
+
+    fn watched(ground: &Two) -> Watch {
+        let watch = Watch::new(2);
+        watch.begin(ground, &[Gfn::new(0)], || 1);
+        watch.settle_pending(ground, |_| true);
+        watch
+    }
+
+    #[test]
+    fn is_known_only_from_when_every_processor_has_renewed_its_array() {
+        let (ground, watch) = (Two::new(), Watch::new(2));
+        assert!(watch.walk(Gfn::new(0)));
+        watch.begin(&ground, &[Gfn::new(0)], || 7);
+        assert!(!watch.walk(Gfn::new(0)));
+        // A processor that has not renewed stores unseen.
+        ground.set(0x8000, 5);
+        watch.settle_pending(&ground, |number| number < 7);
+        assert!(past(&watch, &ground, watch.now()).1);
+        watch.settle_pending(&ground, |number| number == 7);
+        assert_eq!(past(&watch, &ground, watch.now()), (vec![5], false));
+    }
+
+    #[test]
+    fn has_what_was_replaced_since_a_flush_and_nothing_older() {
+        let ground = Two::new();
+        let watch = watched(&ground);
+        ground.store(&watch, 0x8000, 1);
+        let flush = watch.now();
+        ground.store(&watch, 0x8000, 2);
+        ground.store(&watch, 0x8000, 3);
+        assert_eq!(past(&watch, &ground, flush), (vec![3, 2, 1], false));
+        assert_eq!(past(&watch, &ground, watch.now()), (vec![3], false));
+    }
+
+    #[test]
+    fn is_in_doubt_where_a_frame_is_not_watched_or_holds_something_else_now() {
+        let ground = Two::new();
+        let watch = watched(&ground);
+        ground.store(&watch, 0x8000, 1);
+        let before = watch.now();
+        ground.set(0x8000, 9);
+        ground.store(&watch, 0x8008, 1);
+        watch.remapped(&ground, Gfn::new(0), 1);
+        assert_eq!(past(&watch, &ground, watch.now()), (vec![9], false));
+        assert!(past(&watch, &ground, before).1);
+        assert!(past(&Watch::new(2), &ground, Time::START).1);
+    }
+
+    #[test]
+    fn is_forgotten_of_a_frame_that_is_stored_to_and_not_walked() {
+        let ground = Two::new();
+        let watch = watched(&ground);
+        watch.walk(Gfn::new(0));
+        for value in 1..=u64::from(FORGET) + 1 {
+            ground.store(&watch, 0x8000, value);
+        }
+        assert!(watch.is_watched(Gfn::new(0)), "it was walked");
+        for value in 1..=u64::from(FORGET) + 1 {
+            ground.store(&watch, 0x8000, value);
+        }
+        assert!(!watch.is_watched(Gfn::new(0)));
+        assert_eq!(watch.frames(), 0);
     }
 }
