@@ -7,7 +7,10 @@
 //! |---|---|
 //! | decoding, locks | `platform`, `chipset`, `places` |
 //! | processors' side of interrupts | `processors`, `local_apic`, `pending`, `message` |
-//! | devices | `io_apic`, `pic`, `pit`, `serial` |
+//! | interrupt controllers | `io_apic`, `pic` |
+//! | clocks | `pit`, `clock`, `power` (ACPI's) |
+//! | input and output | `serial`, `keyboard` (none is attached), `fw_cfg` |
+//! | ends and tests | `reset`, `power`, `test_device` |
 //!
 //! Time is an argument, never read here: the caller's clock is the host's or counted instructions.
 //!
@@ -15,7 +18,10 @@
 //! debug console's lock held and no other.
 
 mod chipset;
+mod clock;
+mod fw_cfg;
 mod io_apic;
+mod keyboard;
 mod local_apic;
 mod message;
 mod pending;
@@ -23,8 +29,11 @@ mod pic;
 mod pit;
 pub(crate) mod places;
 mod platform;
+mod power;
 mod processors;
+mod reset;
 mod serial;
+mod test_device;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

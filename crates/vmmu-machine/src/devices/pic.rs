@@ -9,6 +9,7 @@ pub(super) const FIRST: u16 = 0x20;
 pub(super) const SECOND: u16 = 0xa0;
 /// The edge/level registers, one byte for each controller.
 pub(super) const EDGE_LEVEL: u16 = 0x4d0;
+pub(super) const EDGE_LEVEL_SECOND: u16 = 0x4d1;
 
 /// The first controller's request that the second is at.
 const CASCADE: u8 = 2;

@@ -113,7 +113,7 @@ impl Platform {
     pub fn new(config: PlatformConfig, wake: Arc<dyn Wake>) -> Self {
         let platform = Self {
             processors: Processors::new(config.cpus.get(), wake),
-            chipset: Mutex::new(Chipset::new()),
+            chipset: Mutex::new(Chipset::new(&config)),
             deadline: AtomicU64::new(NEVER),
             serial: Mutex::new(Serial::new(config.serial)),
             debug: Mutex::new(DebugOutput(config.debug)),

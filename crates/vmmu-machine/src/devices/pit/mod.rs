@@ -13,7 +13,7 @@ use super::Time;
 
 /// Where the counters are; the control word is at the port after them.
 pub(super) const BASE: u16 = 0x40;
-const CONTROL: u8 = 3;
+pub(super) const CONTROL: u16 = BASE + 3;
 
 /// The frequency of the counters' clock, in hertz.
 const FREQUENCY: u128 = 1_193_182;
@@ -145,13 +145,10 @@ impl Pit {
         byte
     }
 
-    /// Writes a port.
+    /// Writes a counter's port, or the control word at the port after them.
     pub(super) fn write(&mut self, now: Time, port: u8, value: u8) {
-        if port == CONTROL {
-            return self.control(now, value);
-        }
         let Some(channel) = self.channels.get_mut(usize::from(port)) else {
-            return;
+            return self.control(now, value);
         };
         let count = match (channel.access, channel.written.take()) {
             (Access::Low, _) => u16::from(value),
