@@ -57,15 +57,20 @@ impl PendingWord {
         Pending::from_bits_truncate(self.0.load(Ordering::Acquire))
     }
 
-    /// Sets or clears the interrupt bit; tells whether it was newly set.
+    /// Sets or clears the interrupt bit; tells whether it was newly set. The caller holds the local APIC's lock: nobody else
+    /// changes the bit, so a relaxed load of it is exact.
     pub(super) fn set_interrupt(&self, pending: bool) -> bool {
         let bit = Pending::INTERRUPT.bits();
+        if (self.0.load(Ordering::Relaxed) & bit != 0) == pending {
+            return false;
+        }
+        // Release pairs with the Acquire of `get`.
         if pending {
-            self.0.fetch_or(bit, Ordering::Release) & bit == 0
+            self.0.fetch_or(bit, Ordering::Release);
         } else {
             self.0.fetch_and(!bit, Ordering::Release);
-            false
         }
+        pending
     }
 
     /// Sends a signal other than a start-up message; tells whether it is new.

@@ -4,6 +4,8 @@
 //!
 //! Invariant: request 2 of the first controller is the second's output, always.
 
+use super::places;
+
 /// Where the controllers are: two ports each.
 pub(super) const FIRST: u16 = 0x20;
 pub(super) const SECOND: u16 = 0xa0;
@@ -272,12 +274,14 @@ pub(super) struct Pics {
 }
 
 impl Pics {
-    /// Makes the pair, with the vectors that firmware gives it.
+    /// Makes the pair, with the vectors that firmware gives it and ACPI's request level-triggered.
     pub(super) const fn new() -> Self {
-        Self {
+        let mut pics = Self {
             first: Pic::new(0x08),
             second: Pic::new(0x70),
-        }
+        };
+        pics.second.level = 1 << (places::PM_REQUEST & 7);
+        pics
     }
 
     /// Tells whether the output is high.

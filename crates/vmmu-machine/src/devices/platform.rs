@@ -150,8 +150,7 @@ impl Platform {
     }
 
     /// Reads a port, `bytes` wide (1, 2 or 4). Where nothing is, all bits are set.
-    pub fn port_read(&self, cpu: usize, now: Time, port: u16, bytes: usize) -> u32 {
-        let _ = cpu;
+    pub fn port_read(&self, _cpu: usize, now: Time, port: u16, bytes: usize) -> u32 {
         let value = match port {
             serial::BASE..=serial::LAST => self.serial(now, |serial| {
                 let (value, line) = serial.read((port - serial::BASE) as u8);
@@ -165,8 +164,14 @@ impl Platform {
     }
 
     /// Writes a port, `bytes` wide (1, 2 or 4).
-    pub fn port_write(&self, cpu: usize, now: Time, port: u16, bytes: usize, value: u32) -> Effect {
-        let _ = cpu;
+    pub fn port_write(
+        &self,
+        _cpu: usize,
+        now: Time,
+        port: u16,
+        bytes: usize,
+        value: u32,
+    ) -> Effect {
         match port {
             serial::BASE..=serial::LAST => self.serial(now, |serial| {
                 let line = serial.write((port - serial::BASE) as u8, value as u8);
@@ -245,8 +250,7 @@ impl Platform {
 
     /// Tells when [`Platform::advance`] has something to do next, if ever: perhaps in the past. Without locks.
     #[must_use]
-    pub fn next_event(&self, now: Time) -> Option<Time> {
-        let _ = now;
+    pub fn next_event(&self, _now: Time) -> Option<Time> {
         // Relaxed: see `Processors::update`.
         let chipset = self.deadline.load(Ordering::Relaxed);
         let next = chipset.min(self.processors.next_event());
@@ -303,8 +307,7 @@ impl Platform {
     ///
     /// # Errors
     /// [`ReservedBits`] (x2APIC mode among them): #GP.
-    pub fn set_apic_base(&self, cpu: usize, now: Time, value: u64) -> Result<(), ReservedBits> {
-        let _ = now;
+    pub fn set_apic_base(&self, cpu: usize, _now: Time, value: u64) -> Result<(), ReservedBits> {
         let address = (1u64 << self.phys_bits.get()) - PAGE;
         if value & !(address | BASE_ENABLED | BASE_BOOTSTRAP) != 0 {
             return Err(ReservedBits(value));

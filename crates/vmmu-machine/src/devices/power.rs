@@ -37,9 +37,14 @@ pub(super) struct Power {
 }
 
 /// Returns how far the timer has counted, with more bits than it has.
-fn timer(now: Time) -> u64 {
+fn count(now: Time) -> u64 {
     // Less than the nanoseconds.
     (u128::from(now.0) * FREQUENCY / SECOND) as u64
+}
+
+/// Returns the timer's 32 bits.
+pub(super) fn timer(now: Time) -> u32 {
+    count(now) as u32
 }
 
 impl Power {
@@ -70,7 +75,7 @@ impl Power {
 
     /// Takes notice of what happened until now.
     pub(super) fn advance(&mut self, now: Time) {
-        let carries = timer(now) / CARRY;
+        let carries = count(now) / CARRY;
         if carries > self.carries {
             self.carries = carries;
             self.status |= TIMER;

@@ -288,4 +288,16 @@ mod a_bzimage_is_loaded {
             Err(LoadError::Unsupported(_))
         ));
     }
+
+    #[test]
+    fn or_refused_whatever_byte_is_wrong() {
+        let mut ram = TestRam::new(2 << 20);
+        for at in 0x1f1..1024 {
+            for flip in [1, 0x80, 0xff] {
+                let mut kernel = bzimage();
+                kernel[at] ^= flip;
+                let _ = load(&guest(&kernel, "quiet"), &mut ram);
+            }
+        }
+    }
 }

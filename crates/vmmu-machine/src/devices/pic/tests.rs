@@ -201,6 +201,7 @@ fn initialisation_without_its_fourth_word_ends_after_the_third() {
 #[test]
 fn edge_level_registers_keep_the_fixed_lines() {
     let mut pics = Pics::new();
+    assert_eq!(pics.edge_level(Which::Second), 0x02);
     pics.set_edge_level(Which::First, 0xff);
     pics.set_edge_level(Which::Second, 0xff);
     assert_eq!(pics.edge_level(Which::First), 0xf8);

@@ -66,8 +66,8 @@ struct Channel {
 pub(super) struct Pit {
     channels: [Channel; 3],
     timer_line: bool,
-    /// When counter 0's output next rises, in clocks.
-    rises: Option<u64>,
+    /// When counter 0's output next rises.
+    rises: Option<Time>,
 }
 
 impl Pit {
@@ -100,19 +100,18 @@ impl Pit {
     }
 
     /// Returns when counter 0's output next rises.
-    pub(super) fn next_event(&self) -> Option<Time> {
-        self.rises.map(time_of)
+    pub(super) const fn next_event(&self) -> Option<Time> {
+        self.rises
     }
 
     /// Lets counter 0's output rise if it is time; tells whether it did. Rises that were missed count once.
     #[must_use]
     pub(super) fn fire(&mut self, now: Time) -> bool {
-        let now = ticks(now);
         if self.rises.is_none_or(|at| at > now) {
             return false;
         }
         self.timer_line = true;
-        self.rises = self.channels[0].counter.next_rise(now);
+        self.set_next_rise(ticks(now));
         true
     }
 
@@ -224,8 +223,12 @@ impl Pit {
         if port == 0 {
             let now = ticks(now);
             self.timer_line = self.channels[0].counter.idle_output(now);
-            self.rises = self.channels[0].counter.next_rise(now);
+            self.set_next_rise(now);
         }
+    }
+
+    fn set_next_rise(&mut self, now: u64) {
+        self.rises = self.channels[0].counter.next_rise(now).map(time_of);
     }
 
     /// Sets counter 2's gate.

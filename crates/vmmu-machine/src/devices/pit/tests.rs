@@ -222,10 +222,7 @@ fn any_program_is_survived() {
             }
             _ => pit.write(now, random.u8(..4), random.u8(..)),
         }
-        assert!(
-            pit.next_event()
-                .is_none_or(|next| next <= at(clock * 3 + 70_000))
-                || !pit.fire(now)
-        );
+        let _ = pit.fire(now);
+        assert!(pit.next_event().is_none_or(|next| next > now));
     }
 }

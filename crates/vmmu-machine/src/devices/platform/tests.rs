@@ -465,3 +465,45 @@ mod power_management {
         assert_eq!(board.acknowledge(0), None);
     }
 }
+
+/// Two processors at once do anything anywhere: nothing panics, and no order of locks is wrong.
+#[test]
+fn any_access_is_survived() {
+    let board = Board::new(2);
+    let run = |cpu: usize| {
+        let mut random = fastrand::Rng::with_seed(cpu as u64);
+        for step in 0..100_000 {
+            let now = Time(step * 20_000);
+            let bytes = [1, 2, 4][random.usize(..3)];
+            let port = match random.u8(..4) {
+                0 => random.u16(..),
+                1 => random.u16(0x20..0x100),
+                2 => random.u16(0x3f8..0x620),
+                _ => [0x20, 0x21, 0xa0, 0xa1, 0x43, 0x70, 0x71, 0x602][random.usize(..8)],
+            };
+            let page = [0xfee0_0000, 0xfec0_0000][random.usize(..2)];
+            let at = Gpa::new(page + random.u64(..0x40) * 16);
+            let platform = &board.platform;
+            match random.u8(..10) {
+                0..2 => drop(platform.port_read(cpu, now, port, bytes)),
+                2..4 => {
+                    let _ = platform.port_write(cpu, now, port, bytes, random.u32(..));
+                }
+                4 => drop(platform.mmio_read(cpu, now, at, 4)),
+                5..7 => {
+                    let _ = platform.mmio_write(cpu, now, at, 4, random.u64(..0x1_0000));
+                }
+                7 => platform.serial_input(now, b"x"),
+                8 => platform.set_task_priority(cpu, random.u8(..16)),
+                _ => platform.advance(now),
+            }
+            if platform.has_pending(cpu) {
+                let _ = (platform.take_signals(cpu), platform.acknowledge(cpu, now));
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| run(0));
+        scope.spawn(|| run(1));
+    });
+}
