@@ -13,6 +13,7 @@
 
 use crate::addr::Gfn;
 use crate::debt::Debt;
+use crate::derive::Derived;
 use crate::host::Host;
 use crate::mmu::Call;
 use crate::page::{Flags, Page, PageId};
@@ -88,6 +89,11 @@ impl UnsyncList {
         }
     }
 
+    /// Tells whether a list of `len` pages is less than half full.
+    fn has_room(&self, len: usize) -> bool {
+        len * 2 <= self.limit
+    }
+
     /// Copies the list.
     pub(crate) fn snapshot(&self, locks: &Locks) -> ([u32; PLACES], usize) {
         let places = self.places.lock(locks);
@@ -95,19 +101,65 @@ impl UnsyncList {
     }
 }
 
+/// Whether pages were left on the list.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub(crate) enum Left {
+    /// All were made clean, or had one attempt.
+    Nothing,
+    /// Some are up to date and stay unsync.
+    Unsync,
+}
+
+/// Pages with entries that a sync removed or narrowed and that may be installed anew: as many as there is place for.
+#[derive(Debug)]
+pub(crate) struct Behind {
+    ids: [PageId; 8],
+    len: usize,
+}
+
+impl Default for Behind {
+    fn default() -> Self {
+        Self {
+            ids: [PageId(0); 8],
+            len: 0,
+        }
+    }
+}
+
+impl Behind {
+    fn add(&mut self, id: PageId) {
+        if let Some(place) = self.ids.get_mut(self.len) {
+            *place = id;
+            self.len += 1;
+        }
+    }
+}
+
+/// Notes that the guest wrote a table, until somebody sees it used.
+fn note_write(page: &Page) {
+    let writes = page.writes.load(Ordering::Relaxed).saturating_add(1);
+    page.writes.store(writes, Ordering::Relaxed);
+}
+
 impl<'m, H: Host, O: Observer> Call<'m, H, O> {
     /// Makes a page clean: one attempt. No lock is held.
     pub(crate) fn make_clean(&self, id: PageId, debt: &mut Debt<'_, 'm, H, O>) -> Cleaned {
+        self.make_clean_deriving(id, debt).0
+    }
+
+    /// As [`Call::make_clean`]; tells besides what was derived.
+    fn make_clean_deriving(&self, id: PageId, debt: &mut Debt<'_, 'm, H, O>) -> (Cleaned, Derived) {
         let page = self.page(id);
         let gfn = page.gfn();
         let generation = {
             let mut stripe = self.mmu.frames.lock(&self.locks, gfn);
             let flags = page.flags();
             if !flags.contains(Flags::ALIVE) {
-                return Cleaned::Dead;
+                return (Cleaned::Dead, Derived::Same);
             }
             if flags.contains(Flags::CLEAN) {
-                return Cleaned::Clean;
+                return (Cleaned::Clean, Derived::Same);
             }
             if !flags.contains(Flags::COUNTED) {
                 page.set_flags(flags | Flags::COUNTED);
@@ -125,25 +177,27 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         if !mutant!(CleanBeforeFlush) {
             debt.promise();
         }
-        if !mutant!(CleanWithoutDerive) {
-            self.derive_all(id, debt);
-        }
+        let derived = if mutant!(CleanWithoutDerive) {
+            Derived::Same
+        } else {
+            self.derive_all(id, debt)
+        };
         let _stripe = self.mmu.frames.lock(&self.locks, gfn);
         let flags = page.flags();
         if !flags.contains(Flags::ALIVE) {
-            return Cleaned::Dead;
+            return (Cleaned::Dead, Derived::Same);
         }
         if (!flags.contains(Flags::COUNTED)
             || page.generation.load(Ordering::Relaxed) != generation)
             && !mutant!(CleanThoughUnsynced)
         {
-            return Cleaned::NotYet;
+            return (Cleaned::NotYet, derived);
         }
         page.set_flags((flags | Flags::CLEAN) - Flags::LISTED);
         if flags.contains(Flags::LISTED) {
             self.mmu.unsync.remove(&self.locks, id);
         }
-        Cleaned::Clean
+        (Cleaned::Clean, derived)
     }
 
     /// Lets the guest write a table unseen: its pages become unsync. Tells whether they did; otherwise the write has to be emulated.
@@ -188,10 +242,8 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
                 page.generation.load(Ordering::Relaxed).wrapping_add(1),
                 Ordering::Relaxed,
             );
-            page.writes.store(
-                page.writes.load(Ordering::Relaxed).saturating_add(1),
-                Ordering::Relaxed,
-            );
+            note_write(page);
+            page.quiet.store(0, Ordering::Relaxed);
         }
         if let Some((region, _)) = stripe.region(gfn) {
             region.set_tracked(gfn, false);
@@ -212,23 +264,37 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         let page = self.page(root);
         // Acquire: pairs with the Release below; who skips the work relies on what was removed by who did it.
         if page.clean_at.load(Ordering::Acquire) != epoch {
-            self.clean_listed(root, debt);
+            let mut behind = Behind::default();
+            let left = self.clean_listed(root, debt, Some(&mut behind));
             let epoch = if mutant!(EpochReadLate) {
                 self.mmu.epoch.load(Ordering::Acquire)
             } else {
                 epoch
             };
-            page.clean_at.store(epoch, Ordering::Release);
+            // A page that was left unsync has to be looked at by the next load too.
+            if left == Left::Nothing || mutant!(EpochThoughUnsync) {
+                page.clean_at.store(epoch, Ordering::Release);
+            }
             self.count(Event::RootSynced);
+            self.catch_up(&behind, debt);
         }
         if !page.flags().contains(Flags::CLEAN) {
             let _ = self.make_clean(root, debt);
         }
     }
 
-    /// Makes every listed page clean, drops those that nothing links, and zaps those that are tables no more.
-    pub(crate) fn clean_listed(&self, root: PageId, debt: &mut Debt<'_, 'm, H, O>) {
+    /// Brings every listed page up to date, drops those that nothing links, and zaps those that are tables no more. Tells whether some were left
+    /// unsync, and which have entries to install anew; without `behind` none is left.
+    pub(crate) fn clean_listed(
+        &self,
+        root: PageId,
+        debt: &mut Debt<'_, 'm, H, O>,
+        mut behind: Option<&mut Behind>,
+    ) -> Left {
         let (ids, len) = self.mmu.unsync.snapshot(&self.locks);
+        // Where places are scarce, nobody stays on the list.
+        let may_stay = behind.is_some() && self.mmu.unsync.has_room(len);
+        let mut left = Left::Nothing;
         for id in ids[..len].iter().copied().map(PageId) {
             let page = self.page(id);
             if id != root && self.unlist_unlinked(id, page) {
@@ -244,7 +310,43 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
                 continue;
             }
             self.count_at(Event::Sync, page.gfn());
-            let _ = self.make_clean(id, debt);
+            let quiet = page.quiet.load(Ordering::Relaxed);
+            let derived = if may_stay && id != root && quiet < self.mmu.config.unsync_patience {
+                left = Left::Unsync;
+                self.sync_in_place(id, page, debt)
+            } else {
+                self.make_clean_deriving(id, debt).1
+            };
+            if derived == Derived::Behind
+                && let Some(behind) = behind.as_deref_mut()
+            {
+                behind.add(id);
+            }
+        }
+        left
+    }
+
+    /// Derives the entries of a page anew and leaves its table writable: the guest that keeps writing it faults no more. Whoever loads a root does
+    /// so again.
+    fn sync_in_place(&self, id: PageId, page: &Page, debt: &mut Debt<'_, 'm, H, O>) -> Derived {
+        let derived = self.derive_all(id, debt);
+        if derived == Derived::Same {
+            let quiet = page.quiet.load(Ordering::Relaxed).saturating_add(1);
+            page.quiet.store(quiet, Ordering::Relaxed);
+        } else {
+            page.quiet.store(0, Ordering::Relaxed);
+            note_write(page);
+        }
+        derived
+    }
+
+    /// Installs what syncs found behind, after the flush that they owe (rule R3).
+    fn catch_up(&self, behind: &Behind, debt: &mut Debt<'_, 'm, H, O>) {
+        if behind.len != 0 {
+            debt.pay();
+            for id in &behind.ids[..behind.len] {
+                self.fill_behind(*id);
+            }
         }
     }
 

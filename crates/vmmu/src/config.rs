@@ -37,6 +37,9 @@ pub struct Config {
     pub unsync_level: Level,
     /// How many unsync pages there may be at once.
     pub unsync_limit: u16,
+    /// How many root loads in a row may find an unsync table unchanged before writes to it are seen again. A table that the guest keeps writing is only
+    /// compared at each root load; 0 protects it every time.
+    pub unsync_patience: u8,
     /// How many writes without a use make a table a table no more.
     pub flood_limit: u32,
     /// The most neighbours to prefetch with one fault; 0 turns it off.
@@ -58,6 +61,7 @@ impl Config {
             largest_leaf: Level::L3,
             unsync_level: Level::L1,
             unsync_limit: 32,
+            unsync_patience: 1,
             flood_limit: 3,
             prefetch: 128,
         }

@@ -36,7 +36,7 @@ pub(crate) fn shadow_rights(leaf: &LeafEntry) -> Rights {
 
 impl<'m, H: Host, O: Observer> Call<'m, H, O> {
     /// Derives all entries of a page anew. No lock is held.
-    pub(crate) fn derive_all(&self, id: PageId, debt: &mut Debt<'_, 'm, H, O>) {
+    pub(crate) fn derive_all(&self, id: PageId, debt: &mut Debt<'_, 'm, H, O>) -> Derived {
         let page = self.page(id);
         let decoder = self.mmu.decoder(page.role());
         let spare = if page.population() >= DENSE && !self.has_copy(page) {
@@ -47,14 +47,13 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         // Of an empty page too: an installer that has read the guest's entry and not yet stored its own holds this lock, and shows no bit.
         let mut state = page.lock.lock(&self.locks);
         if state.copy.is_some() && !state.doubtful {
-            self.derive_differing(id, page, decoder, &mut state, debt);
-            return;
+            return self.derive_differing(id, page, decoder, &mut state, debt);
         }
         if state.copy.is_none() {
             state.copy = spare;
         }
         state.doubtful = false;
-        self.derive_present(id, page, decoder, &mut state, debt);
+        self.derive_present(id, page, decoder, &mut state, debt)
     }
 
     /// Tells whether a page has a copy now. The answer saves an allocation, no more: it may change at once.
@@ -70,7 +69,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         decoder: &Decoder,
         state: &mut TableState,
         debt: &mut Debt<'_, 'm, H, O>,
-    ) {
+    ) -> Derived {
         let gfn = page.gfn();
         let differing = self
             .slot(page.role().space(), gfn)
@@ -83,17 +82,18 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
             });
         let Some(differing) = differing else {
             state.copy = None;
-            self.derive_present(id, page, decoder, state, debt);
-            return;
+            return self.derive_present(id, page, decoder, state, debt);
         };
+        let mut derived = Derived::Same;
         for (word, bits) in differing.into_iter().enumerate().take(PRESENT_WORDS) {
             let mut bits = bits & page.present_word(word);
             while bits != 0 {
                 let slot = Index::truncate(word * 64 + bits.trailing_zeros() as usize);
                 bits &= bits - 1;
-                self.derive_one((id, page), slot, decoder, state, debt);
+                derived = derived.max(self.derive_one((id, page), slot, decoder, state, debt).1);
             }
         }
+        derived
     }
 
     /// Derives every entry that may be present, and refreshes the presence bits.
@@ -104,22 +104,26 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         decoder: &Decoder,
         state: &mut TableState,
         debt: &mut Debt<'_, 'm, H, O>,
-    ) {
+    ) -> Derived {
+        let mut derived = Derived::Same;
         for word in 0..PRESENT_WORDS {
             let (mut bits, mut empty) = (page.present_word(word), 0);
             while bits != 0 {
                 let bit = bits & bits.wrapping_neg();
                 bits &= bits - 1;
                 let slot = Index::truncate(word * 64 + bit.trailing_zeros() as usize);
-                if !self.derive_one((id, page), slot, decoder, state, debt) {
+                let (present, one) = self.derive_one((id, page), slot, decoder, state, debt);
+                derived = derived.max(one);
+                if !present {
                     empty |= bit;
                 }
             }
             page.clear_present(word, empty);
         }
+        derived
     }
 
-    /// Derives one entry anew, under the table lock; tells whether the slot is still present.
+    /// Derives one entry anew, under the table lock; tells whether the slot is still present, and what was done.
     pub(crate) fn derive_one(
         &self,
         (id, page): (PageId, &Page),
@@ -127,10 +131,10 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         decoder: &Decoder,
         state: &mut TableState,
         debt: &mut Debt<'_, 'm, H, O>,
-    ) -> bool {
+    ) -> (bool, Derived) {
         let spte = self.load(page, slot);
         if !spte.is_present() || page.role().is_direct() {
-            return spte.is_present();
+            return (spte.is_present(), Derived::Same);
         }
         // One read, and the copy of it is what everything below works on (rule R2).
         let gpte = self.read_gpte(page.role(), Self::gpte_at(page, slot), GpteWidth::Bytes8);
@@ -141,17 +145,22 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
             copy[slot.get() % 512] = gpte.raw();
         }
         match verdict {
-            Verdict::Keep => true,
+            Verdict::Keep => (true, Derived::Same),
             Verdict::Narrow(gfn) => {
                 self.count_at(Event::SyncChanged, gfn);
                 let mut stripe = self.mmu.frames.lock(&self.locks, gfn);
                 self.narrow(&mut stripe, SpteRef::new(id, slot), debt);
-                true
+                (true, Derived::Changed)
             }
             Verdict::Remove => {
                 self.count(Event::SyncChanged);
                 self.remove_recorded(id, slot, debt);
-                false
+                let is_leaf = page.role().level() == Level::L1;
+                if is_leaf && gpte.is_ok_and(|g| g.has(Gpte::PRESENT.with(Gpte::ACCESSED))) {
+                    state.behind[slot.get() / 64] |= 1 << (slot.get() % 64);
+                    return (false, Derived::Behind);
+                }
+                (false, Derived::Changed)
             }
         }
     }
@@ -250,6 +259,17 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
             _ => Verdict::Remove,
         }
     }
+}
+
+/// What deriving entries came to, the most for all of them.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Derived {
+    /// Nothing changed.
+    Same,
+    /// Something was removed or narrowed.
+    Changed,
+    /// The same, and the guest maps something else there that it has used: it may be installed anew.
+    Behind,
 }
 
 /// What to do with an entry.

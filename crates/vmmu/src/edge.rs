@@ -193,7 +193,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
     ///
     /// Rights that the leaf has and the guest's entry no longer gives stay until the guest flushes, as in a TLB. What would trade one right
     /// for another (the exception of rule R9) is refused as occupied.
-    fn widen(&self, page: &Page, slot: Index, new: Spte) -> Result<Installed, Refused> {
+    pub(crate) fn widen(&self, page: &Page, slot: Index, new: Spte) -> Result<Installed, Refused> {
         let mut old = self.load(page, slot);
         loop {
             if !old.is_present() {

@@ -25,6 +25,8 @@ use crate::walk::{Decoder, Gpte, GpteWidth};
 
 /// Entries installed under one table lock.
 const BATCH: usize = 32;
+/// The number of a ground that no guess of the batch needs.
+const UNNUMBERED: u8 = u8::MAX;
 
 /// A level-1 page that is filled.
 #[derive(Clone, Copy)]
@@ -38,6 +40,25 @@ struct Filled<'p> {
     /// The guest table, and the state of the slots in which it was found.
     table: BackedFrame,
     slots: u64,
+    existing: Existing,
+}
+
+/// What to do about a slot that is no candidate.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Miss {
+    /// Give up if none of the batch was one: where even the next one is no candidate, looking further seldom pays.
+    GiveUp,
+    /// Go on with the next.
+    GoOn,
+}
+
+/// What to do about an entry that exists.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Existing {
+    /// Leave it.
+    Stays,
+    /// Let it allow writing if the guest's does.
+    MayGainWrite,
 }
 
 /// One entry to install.
@@ -57,20 +78,22 @@ struct Ground {
     slot: SlotView,
     /// Writing is withheld: the first write has to be seen.
     withheld: bool,
+    snapshot: Snapshot,
+    /// The number of its snapshot in the batch, if a guess needs it.
     number: u8,
 }
 
 /// Entries that are installed under one table lock.
-struct Batch {
-    guesses: [Guess; BATCH],
+struct Batch<const N: usize> {
+    guesses: [Guess; N],
     len: usize,
-    snapshots: [Snapshot; BATCH],
+    snapshots: [Snapshot; N],
     grounds: usize,
     /// Where the last guess lies.
     ground: Option<Ground>,
 }
 
-impl Batch {
+impl<const N: usize> Batch<N> {
     fn new() -> Self {
         let none = Guess {
             index: Index::truncate(0),
@@ -79,9 +102,9 @@ impl Batch {
             spte: Spte::new(0),
         };
         Self {
-            guesses: [none; BATCH],
+            guesses: [none; N],
             len: 0,
-            snapshots: [Snapshot::NONE; BATCH],
+            snapshots: [Snapshot::NONE; N],
             grounds: 0,
             ground: None,
         }
@@ -91,14 +114,13 @@ impl Batch {
     fn clear(&mut self) {
         (self.len, self.grounds) = (0, 0);
         if let Some(ground) = &mut self.ground {
-            self.snapshots[0] = self.snapshots[usize::from(ground.number) % BATCH];
-            (ground.number, self.grounds) = (0, 1);
+            ground.number = UNNUMBERED;
         }
     }
 
     #[inline(always)]
     fn push(&mut self, guess: Guess) {
-        self.guesses[self.len % BATCH] = guess;
+        self.guesses[self.len % N] = guess;
         self.len += 1;
     }
 }
@@ -111,6 +133,15 @@ impl Ground {
     }
 }
 
+/// Tells whether there is something to install over an entry.
+#[inline(always)]
+fn is_open(filled: &Filled<'_>, old: Spte, new: Spte) -> bool {
+    !old.is_present()
+        || (filled.existing == Existing::MayGainWrite
+            && new.has(Spte::WRITE)
+            && !old.has(Spte::WRITE))
+}
+
 impl<'m, H: Host, O: Observer> Call<'m, H, O> {
     /// Installs what the guest maps by `slots` of a level-1 page and has used before, where nothing is installed yet. No lock is held.
     pub(crate) fn fill(
@@ -118,18 +149,19 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         id: PageId,
         decoder: &Decoder,
         mut slots: impl Iterator<Item = Index>,
+        miss: Miss,
     ) {
-        let Some(filled) = self.filled(id) else {
+        let Some(filled) = self.filled(id, Existing::Stays) else {
             return;
         };
-        let mut batch = Batch::new();
+        let mut batch = Batch::<BATCH>::new();
         loop {
             batch.clear();
             while batch.len < BATCH
                 && let Some(index) = slots.next()
             {
-                // Where even the next one is no candidate, looking further seldom pays.
-                if !self.guess(&filled, decoder, index, &mut batch) && batch.len == 0 {
+                let is_candidate = self.guess(&filled, decoder, index, &mut batch);
+                if !is_candidate && batch.len == 0 && miss == Miss::GiveUp {
                     return;
                 }
             }
@@ -139,7 +171,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         }
     }
 
-    fn filled(&self, id: PageId) -> Option<Filled<'_>> {
+    fn filled(&self, id: PageId, existing: Existing) -> Option<Filled<'_>> {
         let page = self.page(id);
         let role = page.role();
         debug_assert!(role.level() == Level::L1 && !role.is_direct());
@@ -154,6 +186,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
             narrowing: Narrowing::to(role.rights()),
             table,
             slots,
+            existing,
         })
     }
 
@@ -164,32 +197,61 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         loaded.ok().map(Gpte::new)
     }
 
-    #[inline(always)]
-    fn is_empty(&self, filled: &Filled<'_>, index: Index) -> bool {
-        !Spte::new(self.mmu.host.load(filled.own, index)).is_present()
+    /// Installs what the guest maps by one slot of a level-1 page and has used before, or lets the entry there gain writing. No lock is held.
+    pub(crate) fn fill_one(&self, decoder: &Decoder, id: PageId, index: Index) {
+        if self.mmu.config.prefetch == 0 {
+            return;
+        }
+        if let Some(filled) = self.filled(id, Existing::MayGainWrite) {
+            let mut batch = Batch::<1>::new();
+            if self.guess(&filled, decoder, index, &mut batch) {
+                let _ = self.install_provided(&filled, &batch);
+            }
+        }
+    }
+
+    /// Installs what the guest maps by slots whose entries a sync has removed, and has used before. No lock is held.
+    pub(crate) fn fill_behind(&self, id: PageId) {
+        if self.mmu.config.prefetch == 0 {
+            return;
+        }
+        let page = self.page(id);
+        let behind = core::mem::take(&mut page.lock.lock(&self.locks).behind);
+        let slots = behind.into_iter().enumerate().flat_map(|(word, mut bits)| {
+            core::iter::from_fn(move || {
+                let bit = bits.trailing_zeros() as usize;
+                bits &= bits.wrapping_sub(1);
+                (bit < 64).then(|| Index::truncate(word * 64 + bit))
+            })
+        });
+        self.fill(id, self.mmu.decoder(page.role()), slots, Miss::GoOn);
     }
 
     /// Puts the entry of a slot into the batch, if it is a candidate; tells whether it is.
     #[inline(always)]
-    fn guess(
+    fn guess<const N: usize>(
         &self,
         filled: &Filled<'_>,
         decoder: &Decoder,
         index: Index,
-        batch: &mut Batch,
+        batch: &mut Batch<N>,
     ) -> bool {
         let Some(gpte) = self.read_slot(filled.table, index) else {
             return false;
         };
         let is_candidate = gpte.has(Gpte::ACCESSED) || mutant!(PrefetchUnaccessed);
-        if !is_candidate || !decoder.is_valid(Level::L1, gpte) || !self.is_empty(filled, index) {
+        let old = Spte::new(self.mmu.host.load(filled.own, index));
+        if !is_candidate
+            || !decoder.is_valid(Level::L1, gpte)
+            || (old.is_present() && filled.existing == Existing::Stays)
+        {
             return false;
         }
         let gfn = gpte.frame();
         if !batch.ground.as_ref().is_some_and(|g| g.holds(gfn)) {
             self.ground(filled, gfn, batch);
         }
-        let Some(ground) = batch.ground.as_ref() else {
+        let Some(ground) = batch.ground.as_mut() else {
             return false;
         };
         let backed = ground.slot.backed(gfn);
@@ -203,6 +265,14 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         } else {
             spte.without(Spte::WRITE)
         };
+        if !is_open(filled, old, spte) {
+            return false;
+        }
+        if ground.number == UNNUMBERED {
+            ground.number = batch.grounds as u8;
+            batch.snapshots[batch.grounds % N] = ground.snapshot;
+            batch.grounds += 1;
+        }
         let ground = ground.number;
         batch.push(Guess {
             index,
@@ -215,7 +285,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
 
     /// Finds what a frame has in common with its neighbours.
     #[inline(never)]
-    fn ground(&self, filled: &Filled<'_>, gfn: Gfn, batch: &mut Batch) {
+    fn ground<const N: usize>(&self, filled: &Filled<'_>, gfn: Gfn, batch: &mut Batch<N>) {
         // The snapshot comes before everything that it covers: the slot, and the host frames.
         let snapshot = self.mmu.shards.snapshot(gfn, Level::L1, &self.mmu.slots);
         let slot = if mutant!(PrefetchBeyondSlot) {
@@ -224,19 +294,17 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
             self.slot(filled.role.space(), gfn)
         };
         let watched = SlotFlags::READ_ONLY | SlotFlags::LOG_DIRTY;
-        let number = batch.grounds % BATCH;
-        batch.snapshots[number] = snapshot;
-        batch.grounds = number + 1;
         batch.ground = slot.map(|slot| Ground {
             region: gfn.align_down(Level::L2),
             slot,
             withheld: watched.intersects(slot.flags) && !mutant!(PrefetchIgnoresSlot),
-            number: number as u8,
+            snapshot,
+            number: UNNUMBERED,
         });
     }
 
     /// Installs a batch, allocating what it lacks; tells whether going on makes sense.
-    fn install_provided(&self, filled: &Filled<'_>, batch: &Batch) -> bool {
+    fn install_provided<const N: usize>(&self, filled: &Filled<'_>, batch: &Batch<N>) -> bool {
         let mut done = 0;
         for _ in 0..=BATCH {
             match self.install_batch(filled, batch, &mut done) {
@@ -249,10 +317,10 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
     }
 
     /// Installs a batch, of which `done` entries are dealt with, under one table lock.
-    fn install_batch(
+    fn install_batch<const N: usize>(
         &self,
         filled: &Filled<'_>,
-        batch: &Batch,
+        batch: &Batch<N>,
         done: &mut usize,
     ) -> Result<(), Refused> {
         let mut state = filled.page.lock.lock(&self.locks);
@@ -261,13 +329,13 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
             return Err(Refused::Stale);
         }
         let mut copy = state.copy.as_deref_mut();
-        let guesses = &batch.guesses[..batch.len.min(BATCH)];
+        let guesses = &batch.guesses[..batch.len.min(N)];
         while let Some(first) = guesses.get(*done) {
             let rest = &guesses[*done..];
             let alike = rest.iter().take_while(|g| g.ground == first.ground);
             let group = &rest[..alike.count()];
             let lock_of = first.gpte.frame();
-            let snapshot = batch.snapshots[usize::from(first.ground) % BATCH];
+            let snapshot = batch.snapshots[usize::from(first.ground) % N];
             let mut stripe = self.mmu.frames.lock(&self.locks, lock_of);
             // Under the gfn lock, and for as long as it is held.
             if !self.mmu.shards.is_unchanged(lock_of, Level::L1, snapshot)
@@ -327,7 +395,9 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         let (page, index, gfn) = (filled.page, guess.index, guess.gpte.frame());
         let now = self.read_slot(filled.table, index);
         let stale = now != Some(guess.gpte) && !mutant!(PrefetchWithoutRecheck);
-        if stale || !self.is_empty(filled, index) {
+        // Acquire inside: pairs with the exchange of a removal, so that its raise of `flush_pending` is seen below.
+        let old = Spte::new(self.mmu.host.load(filled.own, index));
+        if stale || !is_open(filled, old, guess.spte) {
             return Ok(None);
         }
         let record = page.record_at(index, Level::L1);
@@ -337,6 +407,9 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         let mut spte = guess.spte;
         if region.is_tracked(gfn) {
             spte = spte.without(Spte::WRITE);
+        }
+        if old.is_present() {
+            return self.gain_write(filled, region, index, spte);
         }
         let head = region.small_mut(gfn).ok_or(Missing::Heads(gfn))?;
         nodes
@@ -350,5 +423,23 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         self.tell(Event::Leaf4K, gfn);
         self.tell(Event::Prefetch, gfn);
         Ok(Some(guess.gpte.raw()))
+    }
+
+    /// Lets an entry gain writing, if it maps the frame of `new`. Under both locks.
+    #[inline(never)]
+    fn gain_write(
+        &self,
+        filled: &Filled<'_>,
+        region: &mut Region,
+        index: Index,
+        new: Spte,
+    ) -> Result<Option<u64>, Refused> {
+        if let Record::Leaf(gfn) = filled.page.record_at(index, Level::L1)
+            && new.has(Spte::WRITE)
+        {
+            region.mark_dirty(gfn, Level::L1, filled.role.space());
+            let _ = self.widen(filled.page, index, new)?;
+        }
+        Ok(None)
     }
 }

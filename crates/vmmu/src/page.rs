@@ -148,6 +148,8 @@ pub(crate) struct TableState {
     pub(crate) doubtful: bool,
     /// What was prefetched with the last fault.
     pub(crate) window: Window,
+    /// Slots that were found behind their guest entry when they were last derived, and may be installed anew. A hint.
+    pub(crate) behind: [u64; PRESENT_WORDS],
 }
 
 /// One shadow page.
@@ -169,6 +171,8 @@ pub(crate) struct Page {
     pub(crate) references: AtomicU32,
     /// Unsyncs and reported writes since the page was last seen in use.
     pub(crate) writes: AtomicU32,
+    /// How many syncs in a row found nothing to change.
+    pub(crate) quiet: AtomicU8,
     /// Free list, debt or list of the retired, as number + 1.
     pub(crate) chain: AtomicU32,
     /// The epoch in which the page was retired, see `retire`.
@@ -201,6 +205,7 @@ impl Page {
             parents: AtomicU32::new(0),
             references: AtomicU32::new(0),
             writes: AtomicU32::new(0),
+            quiet: AtomicU8::new(0),
             chain: AtomicU32::new(0),
             stamp: AtomicU64::new(0),
             birth: AtomicU64::new(0),

@@ -9,6 +9,7 @@
 //! 1. Prefetched entries come without the accessed bit, so that the processor's setting it tells which of them were used.
 
 use crate::addr::{Index, TABLE_SLOTS};
+use crate::fill::Miss;
 use crate::host::Host;
 use crate::mmu::Call;
 use crate::page::{Page, PageId};
@@ -109,7 +110,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
     /// Prefetches the slots of `window` of a level-1 page.
     #[inline(never)]
     pub(crate) fn prefetch(&self, decoder: &Decoder, id: PageId, window: Window) {
-        self.fill(id, decoder, window.slots());
+        self.fill(id, decoder, window.slots(), Miss::GiveUp);
     }
 
     /// Decides how far to look behind a fault at `at`, from what became of the last guesses.

@@ -117,7 +117,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
             last
         };
         for slot in first..=last {
-            self.derive_one(
+            let _ = self.derive_one(
                 (id, page),
                 Index::truncate(slot as usize),
                 decoder,

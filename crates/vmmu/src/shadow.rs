@@ -255,7 +255,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
             let page = self.page(id);
             // Clean pages say what the guest's tables say.
             if !page.role().is_direct() && !page.flags().contains(Flags::CLEAN) {
-                self.derive_way(id, gva, debt);
+                let _ = self.derive_way(id, gva, debt);
                 return;
             }
             match self.linked(id, page.role().level().index(gva.get())) {

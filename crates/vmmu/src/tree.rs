@@ -272,13 +272,20 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         None
     }
 
-    /// Derives anew every entry on the way to `gva`, from the root down: what INVLPG promises for its CPU.
-    pub(crate) fn derive_way(&self, root: PageId, gva: Gva, debt: &mut Debt<'_, 'm, H, O>) {
+    /// Derives anew every entry on the way to `gva`, from the root down: what INVLPG promises for its CPU. Returns the slot of level 1 if it
+    /// came to one: what the guest maps there may be installed at once, after the flush.
+    pub(crate) fn derive_way(
+        &self,
+        root: PageId,
+        gva: Gva,
+        debt: &mut Debt<'_, 'm, H, O>,
+    ) -> Option<(PageId, Index)> {
         let (mut id, mut page) = (root, self.page(root));
         // One mode all the way down: the decoder is the root's.
         let decoder = self.mmu.decoder(page.role());
         for _ in 0..5 {
-            let level = page.role().level();
+            let role = page.role();
+            let level = role.level();
             let index = level.index(gva.get());
             let mut state = page.lock.lock(&self.locks);
             if let Some(child) = self.confirm_link(page, (index, level), decoder, &mut state) {
@@ -286,15 +293,17 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
                 (id, page) = (child, self.page(child));
                 continue;
             }
-            let present = self.derive_one((id, page), index, decoder, &mut state, debt);
+            let (present, _) = self.derive_one((id, page), index, decoder, &mut state, debt);
             drop(state);
-            if !present || level == Level::L1 {
-                return;
+            if level == Level::L1 {
+                return (!role.is_direct()).then_some((id, index));
             }
-            match self.linked_in(page, index) {
-                Some(child) => (id, page) = (child, self.page(child)),
-                None => return,
+            if !present {
+                return None;
             }
+            let child = self.linked_in(page, index)?;
+            (id, page) = (child, self.page(child));
         }
+        None
     }
 }

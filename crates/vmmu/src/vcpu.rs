@@ -347,12 +347,14 @@ impl<'m, H: Host, O: Observer> Vcpu<'m, H, O> {
                 let call = self.call();
                 call.count(Event::Invlpg);
                 let mut debt = Debt::new(&call);
-                if let Some(root) = call.usable_root(&local)
-                    && !mutant!(InvlpgOnlyFlushes)
-                {
-                    call.derive_way(root, gva, &mut debt);
-                }
+                let root = call.usable_root(&local);
+                let slot = root
+                    .filter(|_| !mutant!(InvlpgOnlyFlushes))
+                    .and_then(|root| call.derive_way(root, gva, &mut debt));
                 debt.pay();
+                if let Some((id, index)) = slot {
+                    call.fill_one(local.walker.decoder(), id, index);
+                }
                 Ok(())
             }
         }
@@ -430,7 +432,7 @@ impl<'m, H: Host, O: Observer> Vcpu<'m, H, O> {
         let again = local.retried.replace((rip, gva)) == Some((rip, gva));
         call.count(Event::Unprotect);
         if again && let Some(root) = call.usable_root(&local) {
-            call.clean_listed(root, &mut debt);
+            let _ = call.clean_listed(root, &mut debt, None);
         }
         let zapped = call.zap_gfn(Gfn::containing(gpa), &mut debt);
         debt.pay();

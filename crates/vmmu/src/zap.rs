@@ -141,6 +141,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
             page.clear_present(word, u64::MAX);
             copy = copy.or_else(|| state.copy.take());
             state.window = Window::default();
+            state.behind[word] = 0;
         }
     }
 

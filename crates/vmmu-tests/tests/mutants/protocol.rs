@@ -4,7 +4,7 @@ use vmmu::addr::{Gfn, Gpa, Level};
 use vmmu::host::VcpuId;
 use vmmu::paging::Cr0;
 use vmmu::walk::AccessKind;
-use vmmu::{Engine, FaultOutcome, SlotFlags};
+use vmmu::{Engine, Event, FaultOutcome, SlotFlags};
 use vmmu_tests::guest::{
     A, NX, P, PAGE, PS, READ, ROOT, TABLE, U, USER_READ, W, entry, long4, map_window, slot, window,
 };
@@ -100,6 +100,27 @@ fn a_root_load_finds_what_the_guest_wrote_unseen() {
         write_unseen(&mut machine, 0, slot(LEAVES, 1), entry(gfn, PAGE));
         machine.load_cr3(0, ROOT << 12);
         assert_eq!(machine.access(0, va, USER_READ), reached(gfn, va));
+    }
+}
+
+#[test]
+fn a_page_that_is_left_unsync_is_compared_at_every_root_load() {
+    let mut setup = quiet(Engine::Shadow, 1);
+    setup.config.unsync_patience = 1;
+    let (mut machine, _) = start(&setup, SlotFlags::empty());
+    let va = at(0, 1);
+    assert_eq!(machine.access(0, va, USER_READ), reached(100, va));
+    write_unseen(&mut machine, 0, slot(LEAVES, 1), entry(101, PAGE));
+    let unsyncs = machine.mmu.stats().get(Event::Unsync);
+    // The table changes before each load, then it doesn't, and then it does again.
+    for frame in [101, 102, 103, 103, 103, 104, 105] {
+        write_unseen(&mut machine, 0, slot(LEAVES, 1), entry(frame, PAGE));
+        machine.flush(0);
+        assert_eq!(machine.access(0, va, USER_READ), reached(frame, va));
+        machine.audit();
+        if frame == 103 {
+            assert_eq!(machine.mmu.stats().get(Event::Unsync), unsyncs);
+        }
     }
 }
 

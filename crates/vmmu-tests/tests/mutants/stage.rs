@@ -28,10 +28,11 @@ pub(crate) const OTHER: u64 = 40;
 /// How much memory the guest has, in frames.
 pub(crate) const FRAMES: u64 = 2048;
 
-/// Makes a machine without prefetching, so that nothing happens that a test doesn't ask for.
+/// Makes a machine that neither prefetches nor leaves tables unsync, so that nothing happens that a test doesn't ask for.
 pub(crate) fn quiet(engine: Engine, vcpus: u16) -> Setup {
     let mut setup = Setup::new(engine, vcpus);
     setup.config.prefetch = 0;
+    setup.config.unsync_patience = 0;
     setup
 }
 

@@ -144,7 +144,16 @@ pub(super) fn world(flags: SlotFlags) -> Arc<LoomMmu> {
 
 /// A VM with an engine of choice.
 pub(super) fn world_of(engine: Engine, flags: SlotFlags) -> Arc<LoomMmu> {
-    let config = Config {
+    world_with(engine, flags, |_| {})
+}
+
+/// A VM with an engine of choice; `adjust` may change its configuration.
+pub(super) fn world_with(
+    engine: Engine,
+    flags: SlotFlags,
+    adjust: impl FnOnce(&mut Config),
+) -> Arc<LoomMmu> {
+    let mut config = Config {
         max_pages: 8,
         stripes: 2,
         largest_leaf: if engine == Engine::Shadow {
@@ -153,9 +162,11 @@ pub(super) fn world_of(engine: Engine, flags: SlotFlags) -> Arc<LoomMmu> {
             Level::L3
         },
         unsync_limit: 2,
+        unsync_patience: 0,
         prefetch: 0,
         ..Config::new(engine, 1, 0, cpu_model())
     };
+    adjust(&mut config);
     let mmu = Arc::new(Mmu::new(LoomHost::new(), config).unwrap());
     mmu.host.mmu.set(Arc::downgrade(&mmu)).unwrap();
     mmu.add_slot(&SlotConfig {

@@ -119,6 +119,7 @@ mutants! {
     P UnlistBeforeClean Machine "protocol::" "a page leaves the list before it is clean";
     P EpochNotRaised Machine "protocol::" "an unsync does not raise the epoch";
     P EpochBeforeList Loom "an_unsync_during_a_root_load_is_not_lost" "an unsync raises the epoch before it lists its pages";
+    P EpochThoughUnsync Machine "protocol::" "a root load that left a page unsync claims that the next one has nothing to do";
     P EpochReadLate Machine "protocol::" "a root load takes the epoch after the list";
     P LinkBelowUncleanRoot Machine "protocol::" "a tree is linked below a root that is not as clean as the epoch";
     P KeepFrame Machine "protocol::" "sync keeps a leaf whose frame the guest changed";
