@@ -10,6 +10,7 @@
 //! 1. While a page is clean, no SPTE and no TLB entry to its gfn is writable (rule R6).
 //! 2. A page that may be reached and is not clean is on the list, or its epoch has not been seen by the roots above it.
 //! 3. `epoch` moves on after the pages are listed and before their frame may be mapped writable.
+//! 4. A root's `clean_at` is stored only if no listed page was left unsync: otherwise every load derives it again.
 
 use crate::addr::Gfn;
 use crate::debt::Debt;
