@@ -114,13 +114,16 @@ impl Fx {
         fpu
     }
 
-    /// Returns the image of the emulator's registers; the last instruction's address, its operand's and its opcode are left out.
+    /// Returns the image of the emulator's registers.
     #[must_use]
     pub fn of(fpu: &Fpu) -> Self {
         let mut fx = Self([0; 512]);
         fx.set_bytes(0, fpu.control.to_le_bytes());
         fx.set_bytes(2, fpu.status.to_le_bytes());
         fx.0[4] = fpu.in_use;
+        fx.set_bytes(6, fpu.opcode.to_le_bytes());
+        fx.set_bytes(8, fpu.instruction.1.to_le_bytes());
+        fx.set_bytes(16, fpu.data.1.to_le_bytes());
         fx.set_bytes(24, fpu.mxcsr.to_le_bytes());
         for i in 0..8 {
             let register = fpu.st(i);

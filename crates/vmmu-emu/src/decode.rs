@@ -141,7 +141,11 @@ pub fn decode<C: Cpu>(bytes: &[u8], mode: Mode) -> Result<Op<C>, DecodeError> {
         .or_else(|| system::select(&instruction))
         .or_else(|| vector::select(&instruction))
         .ok_or(DecodeError::Unsupported)?;
-    Ok(lay_out(&instruction, mode, run))
+    let mut op = lay_out(&instruction, mode, run);
+    if let Some(opcode) = vector::opcode(&instruction, bytes) {
+        op.imm = opcode;
+    }
+    Ok(op)
 }
 
 /// Lays out an instruction's operands.

@@ -26,7 +26,6 @@ mod condition;
 mod cpu;
 mod decode;
 mod flags;
-#[expect(dead_code, reason = "the x87 unit is to use the rest")]
 mod float;
 mod fpu;
 mod integer;

@@ -5,7 +5,7 @@
 //! the precision control, the direction of rounding in C1, tininess detected after rounding, zeros for denormal numbers, results of unmasked exceptions.
 //!
 //! - [`Env`]: rounding, masks and rules of the unit; it collects the flags.
-//! - [`arithmetic`]: add, multiply, divide, square root. [`compare`]. [`integer`]: conversions. [`nan`]: what becomes of NaNs.
+//! - [`arithmetic`]: add, multiply, divide, square root. [`remainder`]: FPREM, FSCALE, FXTRACT. [`compare`]. [`integer`]: conversions. [`nan`]: what becomes of NaNs.
 //!
 //! Invariants:
 //! 1. An operand that is finite and not zero is normalised: its significand has the top bit set.
@@ -16,9 +16,11 @@ pub(crate) mod compare;
 pub(crate) mod integer;
 pub(crate) mod nan;
 pub(crate) mod number;
+pub(crate) mod remainder;
 pub(crate) mod round;
 
 pub(crate) use number::{Class, Double, Format, Number, Single};
+pub(crate) use round::Target;
 
 /// Bits of FSW and MXCSR, and of their masks: an invalid operation.
 pub(crate) const INVALID: u16 = 1 << 0;

@@ -12,6 +12,9 @@ mod lane;
 mod moves;
 mod packed;
 mod shuffle;
+mod x87;
+
+pub(crate) use x87::opcode;
 
 use iced_x86::Instruction;
 
@@ -27,6 +30,7 @@ pub(crate) fn select<C: Cpu>(instruction: &Instruction) -> Option<Run<C>> {
         .or_else(|| float::select(instruction))
         .or_else(|| compare::select(instruction))
         .or_else(|| convert::select(instruction))
+        .or_else(|| x87::select(instruction))
         .or_else(|| control::select(instruction))
         .or_else(|| image::select(instruction))
 }

@@ -1,11 +1,7 @@
 //! Vector instructions, compared with the processor's own on random operands: NaNs, denormal numbers and infinities among them, in every rounding mode.
 
-#![cfg(all(target_arch = "x86_64", target_os = "linux"))]
-
-mod support;
-
-use support::encoding::Template;
-use support::{Precision, run_all};
+use crate::compare::{Precision, run_all};
+use crate::encoding::Template;
 
 /// Moves, logic, integers.
 const INTEGERS: &str = "
@@ -330,13 +326,13 @@ const APPROXIMATIONS: &str = "
 #[test]
 fn integer_vectors_are_what_the_processor_makes_of_them() {
     let templates = Template::parse_all(INTEGERS);
-    run_all(&templates, 1000, 1, Precision::Exact, |_, _| {});
+    run_all(&templates, 500, 1, Precision::Exact, |_, _| {});
 }
 
 #[test]
 fn floating_point_results_and_flags_are_the_processors() {
     let templates = Template::parse_all(FLOATS);
-    run_all(&templates, 8000, 2, Precision::Exact, |_, _| {});
+    run_all(&templates, 4000, 2, Precision::Exact, |_, _| {});
 }
 
 #[test]

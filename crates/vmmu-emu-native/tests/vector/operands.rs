@@ -56,9 +56,98 @@ pub(crate) fn double(random: &mut fastrand::Rng) -> u64 {
     sign | exponent << 52 | fraction
 }
 
+/// Returns a number of 80 bits, now and then an encoding that is none.
+pub(crate) fn extended(random: &mut fastrand::Rng) -> (u64, u16) {
+    const INTEGER: u64 = 1 << 63;
+    let sign = u16::from(random.bool()) << 15;
+    let fraction = match random.u8(..10) {
+        0 | 1 => 0,
+        2 => u64::MAX,
+        3 => 1 << random.u8(..63),
+        4 => !(u64::MAX >> random.u8(1..64)),
+        // What the shorter formats hold, or nearly.
+        5 => random.u64(..1 << 25) << 39,
+        6 => random.u64(..) & !0x3ff,
+        _ => random.u64(..),
+    };
+    let exponent = match random.u8(..12) {
+        0 => 0,
+        1 => 0x7fff,
+        2 => random.u16(1..80),
+        3 => random.u16(0x7fb0..0x7fff),
+        4 => random.u16(..0x8000),
+        // Around the limits of the shorter formats and of integers.
+        5 => 0x3fff + 1024 - random.u16(..4),
+        6 => 0x3fff - 1022 - random.u16(..56),
+        7 => 0x3fff + 128 - random.u16(..4),
+        8 => 0x3fff - 126 - random.u16(..28),
+        9 => 0x3fff + random.u16(..66),
+        _ => random.u16(0x3ff0..0x4010),
+    };
+    let integer = match (exponent, random.u8(..64)) {
+        (0, 0) | (1..=0xffff, 1..) => INTEGER,
+        _ => 0,
+    };
+    if exponent == 0 && random.bool() {
+        return (0, sign);
+    }
+    (fraction & !INTEGER | integer, sign | exponent)
+}
+
+/// Returns random registers for x87 instructions: FCW, FSW, the stack.
+pub(crate) fn stack(random: &mut fastrand::Rng, registers: &mut Registers) {
+    let fx = &mut registers.fx;
+    let precision = [3, 3, 2, 0][random.usize(..4)] << 8;
+    let rounding = if random.bool() {
+        random.u16(..4) << 10
+    } else {
+        0
+    };
+    let masks = if random.u8(..3) == 0 {
+        random.u16(..64)
+    } else {
+        0x3f
+    };
+    fx.set_bytes(0, (0x40 | precision | rounding | masks).to_le_bytes());
+    let top = random.u16(..8) << 11;
+    // Only flags that are masked: none is pending.
+    let flags = random.u16(..64) & masks & if random.bool() { 0x3f } else { 0 };
+    let codes = random.u16(..) & 0x4740;
+    fx.set_bytes(2, (top | flags | codes).to_le_bytes());
+    let full = random.u8(..5) != 0;
+    fx.0[4] = if full { 0xff } else { random.u8(..) };
+    if random.bool() {
+        // Room for a push.
+        fx.0[4] &= !(1 << ((top >> 11).wrapping_sub(1) & 7));
+    }
+    for i in 0..8 {
+        let (significand, sign_exponent) = extended(random);
+        fx.set_bytes(32 + 16 * i, significand.to_le_bytes());
+        fx.set_bytes(40 + 16 * i, sign_exponent.to_le_bytes());
+    }
+    if random.u8(..4) == 0 {
+        close_to_each_other(random, registers);
+    }
+}
+
+/// Makes ST(1) a number like ST(0): equal, or its neighbour.
+fn close_to_each_other(random: &mut fastrand::Rng, registers: &mut Registers) {
+    let fx = &mut registers.fx;
+    let significand = u64::from_le_bytes(fx.bytes(32)) ^ random.u64(..2);
+    let exponent = u16::from_le_bytes(fx.bytes(40)) ^ u16::from(random.bool()) << 15;
+    for i in 1..8 {
+        fx.set_bytes(32 + 16 * i, significand.to_le_bytes());
+        fx.set_bytes(40 + 16 * i, exponent.to_le_bytes());
+    }
+}
+
 /// Returns a vector of numbers of one format, or of integers.
 pub(crate) fn vector(random: &mut fastrand::Rng) -> u128 {
-    match random.u8(..4) {
+    match random.u8(..5) {
+        4 => {
+            let (significand, sign_exponent) = extended(random);
+            u128::from(sign_exponent) << 64 | u128::from(significand)
+        }
         0 => (0..4).fold(0, |sum, _| sum << 32 | u128::from(single(random))),
         1 => (0..2).fold(0, |sum, _| sum << 64 | u128::from(double(random))),
         2 => random.u128(..),
