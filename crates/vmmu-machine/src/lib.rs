@@ -6,6 +6,7 @@
 //! | the hypervisor: exits, the library's host, answers | [`vmm`] |
 //! | the board | [`devices`] |
 //! | what comes before the first instruction | [`load`] |
+//! | the heavy barrier of a process | [`membarrier`] |
 //! | the judge of every translation | [`check`] |
 //!
 //! The design stands in `docs/machine.md`.
@@ -16,4 +17,5 @@ pub mod check;
 pub mod cpu;
 pub mod devices;
 pub mod load;
+pub mod membarrier;
 pub mod vmm;
