@@ -5,8 +5,8 @@
 //! A creator and a guest write meet in a slot of their own each round, so that nothing has to be reset between rounds. What a model calls possible need not
 //! happen on a machine; what it calls impossible must not.
 
+use core::hint::{black_box, spin_loop};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::hint::spin_loop;
 use std::thread;
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
@@ -152,7 +152,7 @@ fn rounds<T>(
             spin_loop();
         }
         for step in 0..round.wrapping_mul(stride) % 13 {
-            std::hint::black_box(step);
+            black_box(step);
         }
         seen.push(act(slot));
     }
