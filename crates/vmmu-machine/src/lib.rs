@@ -6,16 +6,22 @@
 //! | the hypervisor: exits, the library's host, answers | [`vmm`] |
 //! | the board | [`devices`] |
 //! | what comes before the first instruction | [`load`] |
-//! | the heavy barrier of a process | [`membarrier`] |
 //! | the judge of every translation | [`check`] |
+//! | host memory | [`memory`] |
+//! | all of it together | [`machine`] |
 //!
 //! The design stands in `docs/machine.md`.
 
 #![forbid(unsafe_code)]
 
+mod barrier;
 pub mod check;
+mod clock;
 pub mod cpu;
 pub mod devices;
 pub mod load;
-pub mod membarrier;
+pub mod machine;
+pub mod memory;
 pub mod vmm;
+
+pub use clock::Clock;

@@ -7,6 +7,7 @@ use super::{Class, DIVIDE, Env, Number, Rounding, nan};
 pub(crate) type Dyadic = fn(&mut Env, Number, Number, &Target) -> Number;
 
 /// Adds.
+#[inline]
 pub(crate) fn add(env: &mut Env, a: Number, b: Number, target: &Target) -> Number {
     let (a, b) = (env.operand(a), env.operand(b));
     if a.is_nan() || b.is_nan() {
@@ -29,6 +30,7 @@ pub(crate) fn add(env: &mut Env, a: Number, b: Number, target: &Target) -> Numbe
 }
 
 /// Subtracts.
+#[inline]
 pub(crate) fn sub(env: &mut Env, a: Number, mut b: Number, target: &Target) -> Number {
     // A NaN keeps its sign.
     b.sign ^= !b.is_nan();
@@ -36,6 +38,7 @@ pub(crate) fn sub(env: &mut Env, a: Number, mut b: Number, target: &Target) -> N
 }
 
 /// Subtracts the other way round.
+#[inline]
 pub(crate) fn sub_reversed(env: &mut Env, a: Number, b: Number, target: &Target) -> Number {
     sub(env, b, a, target)
 }
@@ -56,6 +59,7 @@ pub(crate) fn rounded(env: &mut Env, a: Number, target: &Target) -> Number {
     )
 }
 
+#[inline]
 fn add_finite(env: &mut Env, a: Number, b: Number, target: &Target) -> Number {
     let (large, small) = if a.exponent >= b.exponent {
         (a, b)
@@ -82,6 +86,7 @@ fn add_finite(env: &mut Env, a: Number, b: Number, target: &Target) -> Number {
 }
 
 /// Multiplies.
+#[inline]
 pub(crate) fn mul(env: &mut Env, a: Number, b: Number, target: &Target) -> Number {
     let (a, b) = (env.operand(a), env.operand(b));
     if a.is_nan() || b.is_nan() {
@@ -107,6 +112,7 @@ pub(crate) fn mul(env: &mut Env, a: Number, b: Number, target: &Target) -> Numbe
 }
 
 /// Divides.
+#[inline]
 pub(crate) fn div(env: &mut Env, a: Number, b: Number, target: &Target) -> Number {
     let (a, b) = (env.operand(a), env.operand(b));
     if a.is_nan() || b.is_nan() {
@@ -131,6 +137,7 @@ pub(crate) fn div(env: &mut Env, a: Number, b: Number, target: &Target) -> Numbe
 }
 
 /// Divides the other way round.
+#[inline]
 pub(crate) fn div_reversed(env: &mut Env, a: Number, b: Number, target: &Target) -> Number {
     div(env, b, a, target)
 }
@@ -148,6 +155,7 @@ fn div_finite(env: &mut Env, sign: bool, a: Number, b: Number, target: &Target) 
 }
 
 /// Takes the square root.
+#[inline]
 pub(crate) fn sqrt(env: &mut Env, a: Number, target: &Target) -> Number {
     let a = env.operand(a);
     match a.class {

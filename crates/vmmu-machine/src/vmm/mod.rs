@@ -1,1 +1,143 @@
-//! The hypervisor: enters guests, serves their exits, implements what the library asks of a host.
+//! The hypervisor: enters the processor, is told why the guest left, calls the library, emulates.
+//!
+//! | part | file |
+//! |---|---|
+//! | one virtual processor: events, entries, exits | [`runner`] |
+//! | faults, and what the library answers | `fault` |
+//! | one instruction in the guest's name | `emulate` |
+//! | registers in force | `paging` |
+//! | the library's embedder | [`host`], [`guest`] |
+//! | the processor that the guest is shown | [`cpuid`] |
+//! | what a crash report says | [`report`] |
+//!
+//! Key type: [`Vm`], what all virtual processors share.
+//!
+//! Invariants:
+//! 1. An exit either completes its instruction, or raises an exception, or resumes: each exactly once.
+//! 2. What can't be served ends the run with a reason; nothing is guessed.
+
+pub mod cpuid;
+mod emulate;
+pub mod end;
+mod fault;
+pub mod guest;
+pub mod host;
+mod paging;
+pub mod report;
+pub mod runner;
+
+use core::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use vmmu::Mmu;
+
+use crate::check::Observer;
+use crate::clock::Clock;
+use crate::cpu::{Dimensions, Kick};
+use crate::devices::Platform;
+use crate::memory::Memory;
+
+use self::cpuid::Shape;
+use self::end::End;
+use self::guest::GuestFrames;
+use self::host::MachineHost;
+
+/// What all virtual processors share.
+#[derive(Debug)]
+pub struct Vm<O: Observer> {
+    /// The library.
+    pub mmu: Mmu<MachineHost<O>>,
+    /// Host memory.
+    pub memory: Arc<Memory>,
+    /// Guest memory.
+    pub guest: Arc<GuestFrames>,
+    /// The board.
+    pub platform: Platform,
+    /// The clock.
+    pub clock: Clock,
+    /// Whose tables processors walk.
+    pub dimensions: Dimensions,
+    /// The processor that the guest is shown.
+    pub shape: Shape,
+    /// Who watches.
+    pub observer: Arc<O>,
+    /// When the run is ended if the guest does not end it.
+    pub deadline: Option<Instant>,
+    /// How the processors are made to leave their guests.
+    pub kicks: Box<[Kick]>,
+    /// The number of exits between two audits, if there are any.
+    pub audit_every: Option<core::num::NonZeroU64>,
+    over: AtomicBool,
+    end: Mutex<Option<End>>,
+}
+
+/// Everything that a [`Vm`] is made of.
+#[derive(Debug)]
+pub struct Parts<O: Observer> {
+    /// See [`Vm::mmu`].
+    pub mmu: Mmu<MachineHost<O>>,
+    /// See [`Vm::platform`].
+    pub platform: Platform,
+    /// See [`Vm::clock`].
+    pub clock: Clock,
+    /// See [`Vm::dimensions`].
+    pub dimensions: Dimensions,
+    /// See [`Vm::shape`].
+    pub shape: Shape,
+    /// See [`Vm::deadline`].
+    pub deadline: Option<Instant>,
+    /// See [`Vm::audit_every`].
+    pub audit_every: Option<core::num::NonZeroU64>,
+}
+
+impl<O: Observer> Vm<O> {
+    /// Makes it.
+    #[must_use]
+    pub fn new(parts: Parts<O>) -> Self {
+        let host = parts.mmu.host();
+        Self {
+            memory: Arc::clone(&host.memory),
+            guest: Arc::clone(&host.guest),
+            observer: Arc::clone(&host.observer),
+            kicks: host.kicks.clone(),
+            mmu: parts.mmu,
+            platform: parts.platform,
+            clock: parts.clock,
+            dimensions: parts.dimensions,
+            shape: parts.shape,
+            deadline: parts.deadline,
+            audit_every: parts.audit_every,
+            over: AtomicBool::new(false),
+            end: Mutex::new(None),
+        }
+    }
+
+    /// Ends the run; the first end counts.
+    pub fn finish(&self, end: End) {
+        self.end
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert(end);
+        // Release: whoever sees that it is over sees the end.
+        self.over.store(true, Ordering::Release);
+        for kick in &self.kicks {
+            kick.wake();
+        }
+    }
+
+    /// Says whether the run is over.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.over.load(Ordering::Acquire)
+    }
+
+    /// Takes the end of the run.
+    #[must_use]
+    pub fn take_end(&self) -> Option<End> {
+        self.end
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+    }
+}

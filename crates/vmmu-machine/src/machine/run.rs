@@ -1,0 +1,219 @@
+//! A run: processors on their threads, or one after the other by seed.
+//!
+//! Invariants:
+//! 1. Deterministic, nobody is inside the guest while another's call runs.
+
+use core::time::Duration;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::check::{Load, Observer};
+use crate::cpu::Processor;
+use crate::machine::{End, Handle, Nature, Record};
+use crate::vmm::Vm;
+use crate::vmm::runner::{Activity, Exits, Runner};
+
+/// Instructions between two looks at timers and interrupts.
+const BUDGET: u64 = 20_000;
+/// The most instructions of a turn, where processors take turns.
+const TURN: u64 = 4_000;
+/// The longest sleep.
+const NAP: Duration = Duration::from_millis(20);
+
+/// What a processor leaves behind.
+struct Remains {
+    work: crate::cpu::Work,
+    mmu: vmmu_cpu::Counters,
+    exits: Exits,
+}
+
+/// A machine, whoever watches it.
+pub(crate) trait Run: core::fmt::Debug + Send {
+    /// Returns a handle for other threads.
+    fn handle(&self) -> Handle;
+    /// Runs to the end.
+    fn run(self: Box<Self>) -> Record;
+}
+
+/// What other threads can do to a machine, whoever watches it.
+pub(crate) trait Control: core::fmt::Debug + Send + Sync {
+    /// Ends the run.
+    fn stop(&self);
+    /// Sends bytes to the guest's serial port.
+    fn serial_input(&self, bytes: &[u8]);
+}
+
+impl<O: Observer + core::fmt::Debug + 'static> Control for Vm<O> {
+    fn stop(&self) {
+        self.finish(End::Stopped);
+    }
+    fn serial_input(&self, bytes: &[u8]) {
+        self.platform.serial_input(self.clock.now(), bytes);
+    }
+}
+
+/// A machine with its processors.
+#[derive(Debug)]
+pub(crate) struct Assembled<O: Observer> {
+    pub(crate) vm: Arc<Vm<O>>,
+    pub(crate) processors: Vec<Processor<O>>,
+    pub(crate) nature: Nature,
+    pub(crate) seed: u64,
+}
+
+impl<O: Observer + core::fmt::Debug + 'static> Run for Assembled<O> {
+    fn handle(&self) -> Handle {
+        Handle(Arc::clone(&self.vm) as Arc<dyn Control>)
+    }
+
+    fn run(self: Box<Self>) -> Record {
+        let begin = Instant::now();
+        let vm = &*self.vm;
+        let remains = match self.nature {
+            Nature::Plain | Nature::Hostile => run_in_parallel(vm, self.processors),
+            Nature::Deterministic => run_in_turn(vm, self.processors, self.seed),
+        };
+        let mut exits = Exits::default();
+        for (sum, one) in remains.iter().flat_map(exits_of) {
+            exits.0[sum] += one;
+        }
+        Record {
+            end: vm.take_end().unwrap_or(End::Stopped),
+            elapsed: begin.elapsed(),
+            instructions: remains.iter().map(|one| one.work.instructions).sum(),
+            work: remains.iter().map(|one| one.work).collect(),
+            mmu: remains.iter().map(|one| one.mmu).collect(),
+            exits,
+            stats: vm.mmu.stats(),
+        }
+    }
+}
+
+fn exits_of(remains: &Remains) -> impl Iterator<Item = (usize, u64)> {
+    remains.exits.0.iter().copied().enumerate()
+}
+
+fn runner<'m, O: Observer>(
+    vm: &'m Vm<O>,
+    number: usize,
+    processor: Processor<O>,
+) -> Option<Runner<'m, O>> {
+    match Runner::new(vm, number as u16, processor) {
+        Ok(mut runner) => {
+            runner.apply(Load::Machine);
+            Some(runner)
+        }
+        Err(error) => {
+            vm.finish(End::Refused(error.to_string()));
+            None
+        }
+    }
+}
+
+fn remains<O: Observer>(runner: &Runner<'_, O>) -> Remains {
+    Remains {
+        work: runner.processor.work(),
+        mmu: runner.processor.mmu().counters(),
+        exits: runner.exits,
+    }
+}
+
+fn run_in_parallel<O: Observer>(vm: &Vm<O>, processors: Vec<Processor<O>>) -> Vec<Remains> {
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = processors
+            .into_iter()
+            .enumerate()
+            .map(|(number, processor)| scope.spawn(move || run_one(vm, number, processor)))
+            .collect();
+        threads
+            .into_iter()
+            .filter_map(|thread| thread.join().ok().flatten())
+            .collect()
+    })
+}
+
+fn run_one<O: Observer>(vm: &Vm<O>, number: usize, processor: Processor<O>) -> Option<Remains> {
+    // A panic here is a bug; the other processors are not to wait for this one for ever.
+    let guard = EndsTheRun(vm);
+    vm.kicks[number].is_here();
+    let mut runner = runner(vm, number, processor)?;
+    while !vm.is_over() {
+        if !runner.turn(BUDGET) {
+            sleep(&mut runner);
+        }
+    }
+    core::mem::forget(guard);
+    Some(remains(&runner))
+}
+
+struct EndsTheRun<'m, O: Observer>(&'m Vm<O>);
+
+impl<O: Observer> Drop for EndsTheRun<'_, O> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0
+                .finish(End::Broken("a processor's thread panicked".to_owned()));
+        }
+    }
+}
+
+/// Sleeps until the next timer, a kick, or a while.
+fn sleep<O: Observer>(runner: &mut Runner<'_, O>) {
+    let vm = runner.vm();
+    if runner.is_dead() && vm.kicks.len() == 1 {
+        vm.finish(End::Halted);
+        return;
+    }
+    runner.look_at_the_clock();
+    let now = vm.clock.now();
+    let until = vm.platform.next_event(now);
+    let longest = until.map_or(NAP, |at| {
+        Duration::from_nanos(at.0.saturating_sub(now.0)).min(NAP)
+    });
+    if !vm.platform.has_pending(runner.number()) || runner.is_dead() {
+        vm.kicks[runner.number()].sleep(longest);
+    }
+}
+
+fn run_in_turn<O: Observer>(vm: &Vm<O>, processors: Vec<Processor<O>>, seed: u64) -> Vec<Remains> {
+    let mut rng = fastrand::Rng::with_seed(seed ^ 0x7475_726e);
+    let made = processors.into_iter().enumerate();
+    let mut runners: Vec<_> = made
+        .filter_map(|(number, processor)| runner(vm, number, processor))
+        .collect();
+    while !vm.is_over() {
+        let first = rng.usize(0..runners.len().max(1));
+        let count = runners.len();
+        let mut ran = false;
+        for i in 0..count {
+            let runner = &mut runners[(first + i) % count];
+            if runner.turn(rng.u64(1..TURN)) {
+                ran = true;
+                break;
+            }
+        }
+        if !ran {
+            pass_time(vm, &runners);
+        }
+    }
+    runners.iter().map(remains).collect()
+}
+
+/// Lets time pass until the next timer, where everybody sleeps.
+fn pass_time<O: Observer>(vm: &Vm<O>, runners: &[Runner<'_, O>]) {
+    if runners
+        .iter()
+        .all(|runner| runner.is_dead() || runner.activity == Activity::WaitingForStart)
+    {
+        vm.finish(End::Halted);
+    }
+    let now = vm.clock.now();
+    match vm.platform.next_event(now) {
+        Some(at) => vm.clock.pass(at.0.saturating_sub(now.0).max(1)),
+        // Only somebody outside can wake them.
+        None => std::thread::sleep(Duration::from_millis(1)),
+    }
+    if let Some(runner) = runners.first() {
+        runner.look_at_the_clock();
+    }
+}

@@ -1,0 +1,161 @@
+//! Faults that made the guest leave: asks the library, carries out its answer.
+//!
+//! Invariants:
+//! 1. A write to a guest table that can't be emulated unprotects the frame and runs again; an instruction that writes the table of its own
+//!    translation is told by coming back (scenario L3), and ends after a bounded number of rounds.
+
+use vmmu::addr::{Gpa, Gva};
+use vmmu::paging::Rflags;
+use vmmu::walk::{Access as GuestAccess, AccessKind, PageFaultCode, Privilege};
+use vmmu::{Error, FaultOutcome, Unprotected};
+use vmmu_cpu::{NpfCode, PfCode, Va};
+use vmmu_emu::system::event::{Delivery, Event, raise};
+use vmmu_emu::{Access, Exception, Stop, step};
+
+use crate::check::Observer;
+use crate::vmm::emulate::Emulator;
+use crate::vmm::end::End;
+use crate::vmm::report;
+use crate::vmm::runner::Runner;
+
+/// How often in a row one instruction may come back because its own translation needs the table that it writes.
+const PATIENCE: u32 = 16;
+
+impl<O: Observer> Runner<'_, O> {
+    /// Answers #PF of the shadow tables.
+    pub(super) fn page_fault(
+        &mut self,
+        va: Va,
+        code: PfCode,
+        access: Option<Access>,
+        event: Option<Event>,
+    ) {
+        let state = self.processor.state();
+        let privilege = match access {
+            Some(Access::SystemRead | Access::SystemWrite) => Privilege::KERNEL,
+            _ => Privilege::new(state.cpl, Rflags::from_bits_retain(state.flags.bits())),
+        };
+        let code = PageFaultCode::from_bits_retain(code.bits());
+        let access = GuestAccess::from_page_fault(code, privilege);
+        let gva = Gva::new(va.get());
+        match self.vcpu.handle_fault(gva, access) {
+            Ok(FaultOutcome::Resume) => {
+                self.again = 0;
+                self.resume(event);
+            }
+            outcome => self.carry_out_fault(outcome, gva, event),
+        }
+    }
+
+    /// Answers a nested page fault.
+    pub(super) fn nested_fault(&mut self, gpa: vmmu_cpu::Gpa, code: NpfCode, event: Option<Event>) {
+        let kind = if code.contains(NpfCode::FETCH) {
+            AccessKind::Fetch
+        } else if code.contains(NpfCode::WRITE) {
+            AccessKind::Write
+        } else {
+            AccessKind::Read
+        };
+        let gpa = Gpa::new(gpa.get());
+        let outcome = self.vcpu.handle_nested_fault(gpa, kind);
+        if code.contains(NpfCode::TABLE)
+            && let Ok(FaultOutcome::EmulateMmio { gpa, .. }) = outcome
+        {
+            self.table_missing(gpa);
+            return;
+        }
+        self.carry_out_fault(outcome, Gva::new(0), event);
+    }
+
+    fn resume(&mut self, event: Option<Event>) {
+        if let Some(event) = event {
+            self.processor.inject(event);
+        }
+    }
+
+    fn carry_out_fault(
+        &mut self,
+        outcome: Result<FaultOutcome, Error>,
+        gva: Gva,
+        event: Option<Event>,
+    ) {
+        match outcome {
+            Ok(FaultOutcome::Resume) => self.resume(event),
+            Ok(FaultOutcome::Retry) => {
+                std::thread::yield_now();
+                self.resume(event);
+            }
+            Ok(FaultOutcome::InjectPageFault { gva, code }) => {
+                self.processor.state_mut().fault_address = gva.get();
+                self.raise(Exception::with_code(14, code.bits() as u16), event);
+            }
+            Ok(FaultOutcome::InjectGeneralProtection) => {
+                self.raise(Exception::GENERAL_PROTECTION, event)
+            }
+            Ok(FaultOutcome::EmulateMmio { gpa, .. } | FaultOutcome::EmulateWrite { gpa, .. }) => {
+                match event {
+                    None => self.emulate_access(gpa, gva),
+                    Some(event) => self.emulate_delivery(event),
+                }
+            }
+            Ok(FaultOutcome::TableMissing { gpa }) => self.table_missing(gpa),
+            Ok(outcome) => self.refuse(&format!("no answer to {outcome:?}")),
+            Err(error) => self.library_failed(error),
+        }
+    }
+
+    /// Emulates the instruction that accessed `gpa`, or lets it run if that can't be done.
+    fn emulate_access(&mut self, gpa: Gpa, gva: Gva) {
+        let mut emulator = Emulator::new(self);
+        let result = emulator
+            .fetch()
+            .and_then(|(bytes, len)| step(&mut emulator, &bytes[..len]));
+        let (follow, trouble) = (emulator.follow, emulator.trouble.take());
+        match (result, trouble) {
+            (Ok(_), _) => {
+                self.again = 0;
+                self.processor.count(1);
+                self.vm.clock.pass(1);
+                self.follow(follow);
+            }
+            (Err(Stop::Unsupported), None) if self.vm.mmu.may_be_protected() => {
+                self.unprotect(gpa, gva)
+            }
+            (Err(stop), trouble) => self.emulation_stopped(stop, trouble),
+        }
+    }
+
+    /// Delivers an event whose delivery touches what only the hypervisor can access: a device, or a guest table.
+    fn emulate_delivery(&mut self, event: Event) {
+        let mut emulator = Emulator::new(self);
+        let delivery = raise(&mut emulator, event);
+        let trouble = emulator.trouble.take();
+        match delivery {
+            Delivery::Done => {}
+            Delivery::Stopped(event, stop) if trouble.is_none() && stop == Stop::Exit => {
+                self.processor.inject(event)
+            }
+            Delivery::Stopped(_, stop) => self.emulation_stopped(stop, trouble),
+            Delivery::Shutdown => {
+                let report = report::crash(self, "the guest ran into a triple fault");
+                self.vm.finish(End::TripleFault(report));
+            }
+        }
+    }
+
+    /// Takes the protection from a guest table, where a write to it can't be emulated.
+    fn unprotect(&mut self, gpa: Gpa, gva: Gva) {
+        let rip = self.processor.state().rip();
+        match self.vcpu.unprotect(gpa, rip, gva) {
+            Ok(Unprotected::Retry) => self.again = 0,
+            Ok(Unprotected::NotProtected) => self.unsupported(),
+            Ok(Unprotected::Again) => self.again += 1,
+            Err(error) => self.library_failed(error),
+        }
+        if self.again > PATIENCE {
+            self.refuse(&format!(
+                "an instruction writes the table at {gpa} of its own translation"
+            ));
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! Guests of a few instructions, in both paging modes and all natures.
+
+mod common;
+
+use core::num::NonZeroU64;
+use core::time::Duration;
+
+use common::{long_mode, multiboot};
+use vmmu_machine::machine::{End, Machine, Nature, Paging, Record};
+
+const NATURES: [Nature; 3] = [Nature::Plain, Nature::Hostile, Nature::Deterministic];
+
+fn run(code: &[u8], paging: Paging, nature: Nature) -> Record {
+    Machine::new(multiboot(code))
+        .memory(4 << 20)
+        .paging(paging)
+        .nature(nature)
+        .audit(NonZeroU64::MIN)
+        .timeout(Duration::from_secs(60))
+        .run()
+        .expect("a machine")
+}
+
+fn everywhere(code: &[u8], check: impl Fn(&Record)) {
+    for paging in [Paging::Shadow, Paging::Nested] {
+        for nature in NATURES {
+            println!("{paging:?} {nature:?}");
+            check(&run(code, paging, nature));
+        }
+    }
+}
+
+#[test]
+fn a_guest_without_paging_ends_with_its_own_value() {
+    // mov eax, 42; out 0xf4, eax
+    everywhere(&[0xb8, 42, 0, 0, 0, 0xe7, 0xf4], |record| {
+        assert_eq!(record.end, End::Exit(42))
+    });
+}
+
+#[test]
+fn a_64_bit_guest_computes_stores_and_ends() {
+    let code = [
+        0x31, 0xc0, // xor eax, eax
+        0xb9, 100, 0, 0, 0, // mov ecx, 100
+        0x01, 0xc8, // add eax, ecx
+        0xff, 0xc9, // dec ecx
+        0x75, 0xfa, // jnz back
+        0x48, 0x89, 0x04, 0x25, 0x00, 0x50, 0x00, 0x00, // mov [5000h], rax
+        0x31, 0xc0, // xor eax, eax
+        0x8b, 0x04, 0x25, 0x00, 0x50, 0x00, 0x00, // mov eax, [5000h]
+        0xe7, 0xf4, // out 0xf4, eax
+    ];
+    everywhere(&long_mode(&code), |record| {
+        assert_eq!(record.end, End::Exit(5050));
+        assert!(record.instructions > 300);
+    });
+}
+
+#[test]
+fn code_that_the_guest_changes_is_executed_as_changed() {
+    let code = [
+        0xbb, 3, 0, 0, 0, // mov ebx, 3
+        0xb8, 1, 0, 0, 0, // again: mov eax, 1 (the immediate changes)
+        0xfe, 0x05, 0xf6, 0xff, 0xff, 0xff, // inc byte [rip - 10]: that immediate
+        0xff, 0xcb, // dec ebx
+        0x75, 0xf1, // jnz again
+        0xe7, 0xf4, // out 0xf4, eax
+    ];
+    everywhere(&long_mode(&code), |record| {
+        assert_eq!(record.end, End::Exit(3))
+    });
+}
+
+#[test]
+fn a_triple_fault_is_reported_with_the_way_there() {
+    // ud2, with no interrupt table.
+    everywhere(&long_mode(&[0x0f, 0x0b]), |record| match &record.end {
+        End::TripleFault(report) => assert!(report.contains("0f 0b"), "{report}"),
+        end => panic!("{end:?}"),
+    });
+}
+
+#[test]
+fn a_guest_that_sleeps_for_good_is_told_from_one_that_runs() {
+    // cli; hlt
+    everywhere(&[0xfa, 0xf4], |record| assert_eq!(record.end, End::Halted));
+    let spin = Machine::new(multiboot(&[0xeb, 0xfe]))
+        .memory(4 << 20)
+        .timeout(Duration::from_millis(50));
+    assert_eq!(spin.run().expect("a machine").end, End::Timeout);
+}
+
+#[test]
+fn one_seed_gives_one_run() {
+    let code = long_mode(&[0x0f, 0x31, 0xe7, 0xf4]); // rdtsc; out 0xf4, eax
+    let first = run(&code, Paging::Shadow, Nature::Deterministic);
+    let second = run(&code, Paging::Shadow, Nature::Deterministic);
+    assert_eq!(first.end, second.end);
+    assert_eq!(first.instructions, second.instructions);
+    assert_eq!(first.mmu, second.mmu);
+}
