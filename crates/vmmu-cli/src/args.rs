@@ -29,6 +29,9 @@ pub enum Command {
     /// Measures paging operations natively, under shadow and under nested paging, and prints the table
     #[command(after_help = STATUS_HELP)]
     Bench(BenchArgs),
+    /// May a guest write read the count of shadow pages without a lock? Explores, tries and measures every answer
+    #[command(after_help = STATUS_HELP)]
+    Litmus(LitmusArgs),
 }
 
 /// Options of `vmmu run`.
@@ -132,6 +135,17 @@ pub struct BenchArgs {
     /// A word added to QEMU's command line; may be repeated
     #[arg(long, value_name = "WORD", allow_hyphen_values = true)]
     pub qemu_arg: Vec<String>,
+}
+
+/// Options of `vmmu litmus`.
+#[derive(Debug, Args)]
+pub struct LitmusArgs {
+    /// How often the two sides meet on the real machine, for each row
+    #[arg(long, default_value_t = 300_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub rounds: u32,
+    /// Also writes the programs to DIR as litmus files (x86, C11, Linux kernel) for the common tools
+    #[arg(long, value_name = "DIR")]
+    pub export: Option<PathBuf>,
 }
 
 /// How the guest's memory is translated.

@@ -36,6 +36,7 @@ Exit status:
   134    the guest reset, or ended without a status
   136    standard output was closed
   138    the bench guest's report is incomplete
+  140    litmus: a strategy of the library lost an update, or a mistake was not caught
 
 Environment:
   VMMU_CACHE   the folder for fetched packages (otherwise .cache in the project)";
@@ -163,6 +164,16 @@ pub enum Error {
     /// Nobody reads the output any more.
     #[error("standard output was closed; QEMU is stopped")]
     OutputClosed,
+    /// A verdict of `litmus` is not what it must be.
+    #[error(
+        "{count} verdicts are not what they must be: {first}; this is a bug of vmmu, please report it"
+    )]
+    Litmus {
+        /// How many.
+        count: usize,
+        /// The first.
+        first: String,
+    },
     /// The bench guest said less than the table needs.
     #[error(
         "the bench guest's report is incomplete: {reason}; run `vmmu bench --timeout 600s` once more"
@@ -197,6 +208,7 @@ impl Error {
             Self::NoStatus { .. } => 134,
             Self::OutputClosed => 136,
             Self::Bench { .. } => 138,
+            Self::Litmus { .. } => 140,
         }
     }
 

@@ -6,7 +6,7 @@
 //! | [`workspace`], [`debian`], [`image`], [`tools`], [`progress`] | sources and cache; packages; bare-metal builds; other programs |
 //! | [`kernel`], [`cpio`], [`port`], [`initramfs`], [`bundle`] | what the guest is made of |
 //! | [`engine`], [`qemu`], [`channel`], [`session`], [`input`], [`terminal`], [`signals`], [`tail`], `screen` | a run |
-//! | [`run`], [`stats`], [`mod@bench`] | the subcommands |
+//! | [`run`], [`stats`], [`mod@bench`], [`mod@litmus`] | the subcommands |
 //!
 //! The image it builds and talks to is `vmmu-svm`; `docs/image-protocol.md` is the contract between them.
 //!
@@ -27,6 +27,7 @@ pub mod image;
 pub mod initramfs;
 pub mod input;
 pub mod kernel;
+pub mod litmus;
 pub mod number;
 pub mod port;
 pub mod progress;
@@ -69,6 +70,7 @@ pub fn main_with(cli: &Cli) -> ExitCode {
     let done = signals::watch().and_then(|()| match &cli.command {
         Command::Run(args) => run::run(args),
         Command::Bench(args) => bench::bench(args),
+        Command::Litmus(args) => litmus::litmus(args),
     });
     match done {
         Ok(status) => ExitCode::from(status),

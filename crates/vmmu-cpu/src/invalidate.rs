@@ -284,12 +284,12 @@ impl Flush {
             Self::Pcid(asid, id) => linear && own(asid) && pcid(id),
             Self::Ept(_) => ept == Some(tag.ept()),
             Self::Address(asid, id, va) => {
-                linear && own(asid) && (pcid(id) || tag.is_global()) && entry.covers(va.get())
+                linear && own(asid) && (pcid(id) || tag.is_global()) && entry.is_part_of(va.get())
             }
             Self::AddressNonGlobal(asid, id, va) => {
-                linear && own(asid) && pcid(id) && entry.covers(va.get())
+                linear && own(asid) && pcid(id) && entry.is_part_of(va.get())
             }
-            Self::AddressOfAsid(asid, va) => linear && own(asid) && entry.covers(va.get()),
+            Self::AddressOfAsid(asid, va) => linear && own(asid) && entry.is_part_of(va.get()),
         }
     }
 

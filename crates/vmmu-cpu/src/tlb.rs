@@ -9,7 +9,7 @@
 //! 2. Entries that differ only in being dirty are one entry.
 //! 3. Its owner keeps it from growing for ever: see [`crate::Cpu::set_capacity`].
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 
 use crate::access::Rights;
@@ -124,6 +124,9 @@ pub struct TlbEntry {
     pub page: u64,
     /// The size of the page.
     pub size: PageSize,
+    /// The size of the page that it is a part of, by the tables at CR3: larger if the nested tables map it in parts. Whatever drops one part drops
+    /// all of them (Intel SDM vol. 3, 4.10.4.1, INVLPG).
+    pub whole: PageSize,
     /// The first host-physical address of the page.
     pub hpa: Hpa,
     /// The first guest-physical address of the page.
@@ -155,6 +158,13 @@ impl TlbEntry {
     #[inline]
     pub const fn covers(&self, address: u64) -> bool {
         address & !(self.size.bytes() - 1) == self.page
+    }
+
+    /// Says whether the page that this is a part of holds `address`.
+    #[must_use]
+    #[inline]
+    pub const fn is_part_of(&self, address: u64) -> bool {
+        (address ^ self.page) & !(self.whole.bytes() - 1) == 0
     }
 
     /// Says whether writes may go through the entry while CR0.WP is set (without WP, supervisor
@@ -197,6 +207,8 @@ pub(crate) struct Tlb {
     /// How many keys there are, by size and by being global: spares probing for absent sizes.
     keys: [[usize; 2]; 4],
     entries: usize,
+    /// The larger pages that entries are parts of; also some whose parts are gone.
+    parted: FxHashSet<Key>,
     recent: Recent,
 }
 
@@ -261,6 +273,10 @@ impl Tlb {
         if entries.is_empty() {
             self.keys[entry.size as usize][usize::from(entry.tag.is_global())] += 1;
         }
+        if entry.whole != entry.size {
+            self.parted
+                .insert(Key::new(entry.tag, entry.page, entry.whole));
+        }
         match entries.iter_mut().find(|old| old.same(&entry)) {
             // The older moment stays: it says how long the frame must have been kept.
             Some(old) => old.dirty |= entry.dirty,
@@ -277,8 +293,9 @@ impl Tlb {
         self.entries
     }
 
-    /// Drops every entry that may translate `address` for `tag`, global ones included.
+    /// Drops every entry that may translate `address` for `tag`, global ones included, and the other parts of its page.
     pub(crate) fn drop_address(&mut self, tag: Tag, address: u64) {
+        self.drop_parts(tag, address);
         for size in PageSize::ALL {
             for tag in [tag, tag.globally()] {
                 if self.keys[size as usize][usize::from(tag.is_global())] == 0 {
@@ -288,6 +305,22 @@ impl Tlb {
                     self.keys[size as usize][usize::from(tag.is_global())] -= 1;
                     self.entries -= gone.len();
                     self.recent.forget(address, size);
+                }
+            }
+        }
+    }
+
+    /// Drops the parts of a larger page around `address`.
+    fn drop_parts(&mut self, tag: Tag, address: u64) {
+        if self.parted.is_empty() {
+            return;
+        }
+        for size in PageSize::ALL {
+            for tag in [tag, tag.globally()] {
+                if self.parted.remove(&Key::new(tag, address, size)) {
+                    self.retain(|entry| {
+                        entry.tag != tag || entry.whole != size || !entry.is_part_of(address)
+                    });
                 }
             }
         }
@@ -316,6 +349,7 @@ impl Tlb {
         self.map.clear();
         self.keys = Default::default();
         self.entries = 0;
+        self.parted.clear();
         self.recent.clear();
     }
 

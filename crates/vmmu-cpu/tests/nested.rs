@@ -381,6 +381,27 @@ fn nested_translations_stay_until_the_asid_is_flushed_and_guest_invlpg_keeps_the
 }
 
 #[test]
+fn invlpg_drops_all_parts_of_a_large_page_that_the_nested_tables_map_in_small_ones() {
+    let mut m = long4(Policy::KEEP);
+    let (first, second) = (Va::new(0x4020_0000), Va::new(0x4020_5000));
+    m.guest.map(
+        first.get(),
+        0x80_0000,
+        PageSize::Size2M,
+        RWU | 1 << 7 | A | D,
+    );
+    for va in [first, second] {
+        let found = m.cpu.translate(va, Access::READ).expect("mapped");
+        assert_eq!(found.entry.size, PageSize::Size4K);
+    }
+    let entry = m.guest.slot(first.get(), Level::L2);
+    m.mem.store(entry, 0);
+    assert!(m.cpu.read(second, Access::READ).is_ok(), "stale");
+    m.cpu.invlpg(first);
+    assert!(m.cpu.read(second, Access::READ).is_err());
+}
+
+#[test]
 fn a_nested_fault_is_repaired_and_the_retry_goes_through() {
     let mut m = long4(Policy::KEEP);
     let page = m.host.slot(PAGE, Level::L1);

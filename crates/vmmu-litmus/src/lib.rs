@@ -35,7 +35,7 @@ mod threads;
 mod trace;
 
 pub use explore::{Outcome, explore};
-pub use export::{LitmusFile, files};
+pub use export::{Flavour, LitmusFile, files};
 pub use machine::{Cell, LockKind, Op, Register, State, Step, Test, Value};
 pub use program::{Program, Thread};
 pub use scheme::{Barrier, Destroy, Heavy, Increment, LookUp, Reread, Scheme, WriteSide};

@@ -288,6 +288,12 @@ pub const ROWS: [Row; 20] = [
 ];
 
 impl Row {
+    /// Says whether the row holds under C11 too, with an atomic increment: what is sound there needs no help from locked instructions.
+    #[must_use]
+    pub fn is_sound_in_c11(&self) -> bool {
+        self.plain.unwrap_or(self.atomic) == Sound && self.atomic == Sound
+    }
+
     /// Returns the scheme in a model, if the row is judged there.
     #[must_use]
     pub fn scheme_in(&self, model: Model) -> Option<Scheme> {

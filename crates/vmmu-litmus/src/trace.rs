@@ -6,6 +6,7 @@ use core::fmt;
 
 use crate::machine::{Cell, Op, Register, State, Step, Value};
 use crate::program::Program;
+use crate::threads::ARMED;
 
 /// What happened, one line a step.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -59,6 +60,15 @@ impl fmt::Display for Trace {
     }
 }
 
+/// Shows a value; in the word ARMED has a name.
+fn shown(program: &Program, cell: Cell, value: u8) -> String {
+    if program.name(cell) == "word" && value & ARMED != 0 {
+        format!("{} + ARMED", value & !ARMED)
+    } else {
+        value.to_string()
+    }
+}
+
 fn line(program: &Program, before: &State, step: Step) -> Line {
     let name = |thread: u8| program.threads[usize::from(thread)].name;
     match step {
@@ -66,7 +76,11 @@ fn line(program: &Program, before: &State, step: Step) -> Line {
             let (cell, value) = before.oldest(thread).unwrap_or((Cell(0), 0));
             Line {
                 who: format!("({})", name(thread)),
-                what: format!("its store {} = {value} reaches memory", program.name(cell)),
+                what: format!(
+                    "its store {} = {} reaches memory",
+                    program.name(cell),
+                    shown(program, cell, value)
+                ),
             }
         }
         Step::Execute(thread) => Line {
@@ -84,7 +98,13 @@ fn executed(program: &Program, before: &State, thread: u8, op: Op) -> String {
     let register = |state: &State, register: Register| state.register(thread, register);
     let found = |into| after.as_ref().map_or(0, |after| register(after, into));
     match op {
-        Op::Load(into, from) => format!("reads {}: {}", cell(from), found(into)),
+        Op::Load(into, from) => {
+            format!(
+                "reads {}: {}",
+                cell(from),
+                shown(program, from, found(into))
+            )
+        }
         Op::Store(to, value) => {
             let value = match value {
                 Value::Constant(value) => value,
@@ -94,23 +114,32 @@ fn executed(program: &Program, before: &State, thread: u8, op: Op) -> String {
             format!("{} = {value}, into its store buffer", cell(to))
         }
         Op::FetchAdd(old, at, by) => {
-            format!(
-                "adds {by} to {}, atomically; it was {}",
-                cell(at),
-                found(old)
-            )
+            let was = shown(program, at, found(old));
+            match by {
+                u8::MAX => format!("takes one off {}, atomically; it was {was}", cell(at)),
+                by => format!("adds {by} to {}, atomically; it was {was}", cell(at)),
+            }
         }
-        Op::FetchOr(at, bits) => format!("sets {bits:#x} in {}, atomically", cell(at)),
-        Op::FetchAnd(at, bits) => format!("clears {:#x} in {}, atomically", !bits, cell(at)),
+        Op::FetchOr(at, _) => format!("sets ARMED in {}, atomically", cell(at)),
+        Op::FetchAnd(at, _) => format!("clears ARMED in {}, atomically", cell(at)),
         Op::CompareExchange(at, from, to) if before.memory(at) == from => {
-            format!("{}: {from:#x} becomes {to:#x}, in one step", cell(at))
+            let (from, to) = (shown(program, at, from), shown(program, at, to));
+            format!("{}: {from} becomes {to}, in one step", cell(at))
         }
         Op::CompareExchange(at, from, _) => {
-            format!("leaves {} as it is: it is not {from:#x}", cell(at))
+            format!(
+                "leaves {} as it is: it is not {}",
+                cell(at),
+                shown(program, at, from)
+            )
         }
         Op::TakeLast { cell: at, .. } => {
             let left = after.as_ref().map_or(0, |after| after.memory(at));
-            format!("takes one off {}, in one step; {left:#x} is left", cell(at))
+            format!(
+                "takes one off {}, in one step; {} is left",
+                cell(at),
+                shown(program, at, left)
+            )
         }
         Op::Fence => "full barrier: its store buffer is empty".to_owned(),
         Op::Drain(other) => {

@@ -6,6 +6,7 @@
 //! | the hypervisor: exits, the library's host, answers | [`vmm`] |
 //! | the board | [`devices`] |
 //! | what comes before the first instruction | [`load`] |
+//! | the heavy barrier of a process | [`membarrier`] |
 //! | the judge of every translation | [`check`] |
 //! | host memory | [`memory`] |
 //! | all of it together | [`machine`] |
@@ -14,13 +15,13 @@
 
 #![forbid(unsafe_code)]
 
-mod barrier;
 pub mod check;
 mod clock;
 pub mod cpu;
 pub mod devices;
 pub mod load;
 pub mod machine;
+pub mod membarrier;
 pub mod memory;
 pub mod vmm;
 

@@ -7,7 +7,6 @@ use super::{Class, DIVIDE, Env, Number, Rounding, nan};
 pub(crate) type Dyadic = fn(&mut Env, Number, Number, &Target) -> Number;
 
 /// Adds.
-#[inline]
 pub(crate) fn add(env: &mut Env, a: Number, b: Number, target: &Target) -> Number {
     let (a, b) = (env.operand(a), env.operand(b));
     if a.is_nan() || b.is_nan() {
@@ -30,7 +29,6 @@ pub(crate) fn add(env: &mut Env, a: Number, b: Number, target: &Target) -> Numbe
 }
 
 /// Subtracts.
-#[inline]
 pub(crate) fn sub(env: &mut Env, a: Number, mut b: Number, target: &Target) -> Number {
     // A NaN keeps its sign.
     b.sign ^= !b.is_nan();
@@ -38,7 +36,6 @@ pub(crate) fn sub(env: &mut Env, a: Number, mut b: Number, target: &Target) -> N
 }
 
 /// Subtracts the other way round.
-#[inline]
 pub(crate) fn sub_reversed(env: &mut Env, a: Number, b: Number, target: &Target) -> Number {
     sub(env, b, a, target)
 }
@@ -59,7 +56,6 @@ pub(crate) fn rounded(env: &mut Env, a: Number, target: &Target) -> Number {
     )
 }
 
-#[inline]
 fn add_finite(env: &mut Env, a: Number, b: Number, target: &Target) -> Number {
     let (large, small) = if a.exponent >= b.exponent {
         (a, b)
@@ -86,7 +82,6 @@ fn add_finite(env: &mut Env, a: Number, b: Number, target: &Target) -> Number {
 }
 
 /// Multiplies.
-#[inline]
 pub(crate) fn mul(env: &mut Env, a: Number, b: Number, target: &Target) -> Number {
     let (a, b) = (env.operand(a), env.operand(b));
     if a.is_nan() || b.is_nan() {
@@ -112,7 +107,6 @@ pub(crate) fn mul(env: &mut Env, a: Number, b: Number, target: &Target) -> Numbe
 }
 
 /// Divides.
-#[inline]
 pub(crate) fn div(env: &mut Env, a: Number, b: Number, target: &Target) -> Number {
     let (a, b) = (env.operand(a), env.operand(b));
     if a.is_nan() || b.is_nan() {
@@ -137,7 +131,6 @@ pub(crate) fn div(env: &mut Env, a: Number, b: Number, target: &Target) -> Numbe
 }
 
 /// Divides the other way round.
-#[inline]
 pub(crate) fn div_reversed(env: &mut Env, a: Number, b: Number, target: &Target) -> Number {
     div(env, b, a, target)
 }
@@ -155,7 +148,6 @@ fn div_finite(env: &mut Env, sign: bool, a: Number, b: Number, target: &Target) 
 }
 
 /// Takes the square root.
-#[inline]
 pub(crate) fn sqrt(env: &mut Env, a: Number, target: &Target) -> Number {
     let a = env.operand(a);
     match a.class {

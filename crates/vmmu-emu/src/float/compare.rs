@@ -14,7 +14,6 @@ pub(crate) enum Nans {
 }
 
 /// Compares; `None` is unordered.
-#[inline]
 pub(crate) fn compare(env: &mut Env, a: Number, b: Number, nans: Nans) -> Option<Ordering> {
     let (a, b) = (env.operand(a), env.operand(b));
     if a.is_nan() || b.is_nan() {

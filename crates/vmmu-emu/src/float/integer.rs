@@ -4,7 +4,6 @@ use super::round::{Target, round};
 use super::{Class, Env, INEXACT, INVALID, Number, ROUNDED_UP, Rounding, nan};
 
 /// Converts an integer.
-#[inline]
 pub(crate) fn from_integer(env: &mut Env, value: i64, target: &Target) -> Number {
     if value == 0 {
         return Number::zero(false);
@@ -55,7 +54,6 @@ fn integral(a: &Number, rounding: Rounding) -> Integral {
 }
 
 /// Converts to a signed integer of `bits`; what does not fit is invalid and becomes the least one (AMD APM vol. 1, section 4.8.2).
-#[inline]
 pub(crate) fn to_integer(env: &mut Env, a: Number, bits: u32, rounding: Rounding) -> i64 {
     let least = i64::MIN >> (64 - bits);
     let a = env.operand(a);

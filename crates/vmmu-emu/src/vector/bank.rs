@@ -172,7 +172,7 @@ pub(crate) fn binary<B: Bank, S: Source, O: Binary, C: Cpu>(
 macro_rules! by_bank {
     ($instruction:expr, $function:ident, $cpu:ident, $operation:ident) => {{
         use iced_x86::OpKind;
-        use $crate::vector::bank::{Imm, Mem, Mmx, Reg, Xmm};
+        use $crate::vector::bank::{Mem, Mmx, Reg, Xmm};
         let is_xmm = $instruction.op0_register().is_xmm();
         match ($instruction.op1_kind(), is_xmm) {
             _ if !is_xmm && !$instruction.op0_register().is_mm() => None,
@@ -180,14 +180,21 @@ macro_rules! by_bank {
             (OpKind::Memory, true) => Some($function::<Xmm, Mem, $operation, $cpu> as Run<$cpu>),
             (OpKind::Register, false) => Some($function::<Mmx, Reg, $operation, $cpu> as Run<$cpu>),
             (OpKind::Memory, false) => Some($function::<Mmx, Mem, $operation, $cpu> as Run<$cpu>),
-            (OpKind::Immediate8, true) => {
-                Some($function::<Xmm, Imm, $operation, $cpu> as Run<$cpu>)
-            }
-            (OpKind::Immediate8, false) => {
-                Some($function::<Mmx, Imm, $operation, $cpu> as Run<$cpu>)
-            }
             _ => None,
         }
     }};
 }
 pub(crate) use by_bank;
+
+/// As [`by_bank`], for a shift by an immediate.
+macro_rules! by_immediate {
+    ($instruction:expr, $function:ident, $cpu:ident, $operation:ident) => {{
+        use $crate::vector::bank::{Imm, Mmx, Xmm};
+        if $instruction.op0_register().is_xmm() {
+            Some($function::<Xmm, Imm, $operation, $cpu> as Run<$cpu>)
+        } else {
+            Some($function::<Mmx, Imm, $operation, $cpu> as Run<$cpu>)
+        }
+    }};
+}
+pub(crate) use by_immediate;

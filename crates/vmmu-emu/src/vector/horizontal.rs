@@ -9,8 +9,7 @@ use crate::op::Run;
 
 /// Returns the lanes of both operands whose number in their pair is `which`: the first operand's below.
 #[inline(always)]
-fn every_second<B: Bank, L: Lane>(a: u128, b: u128, bytes: usize, which: usize) -> u128 {
-    let pairs = B::BYTES / bytes / 2;
+fn every_second<L: Lane>(a: u128, b: u128, pairs: usize, which: usize) -> u128 {
     L::collect(|i| {
         let from = if i < pairs { a } else { b };
         L::of(from, 2 * (i % pairs) + which)
@@ -21,12 +20,18 @@ macro_rules! horizontal {
     ($($name:ident: $lane:ty, |$a:ident, $b:ident| $result:expr;)*) => {
         $(
             struct $name;
+            impl $name {
+                fn of(a: u128, b: u128, bytes: usize) -> u128 {
+                    let pairs = bytes / size_of::<$lane>() / 2;
+                    let first = every_second::<$lane>(a, b, pairs, 0);
+                    let second = every_second::<$lane>(a, b, pairs, 1);
+                    <$lane>::zip(first, second, |$a, $b| $result)
+                }
+            }
             impl Binary for $name {
                 #[inline(always)]
                 fn apply<B: Bank>(a: u128, b: u128) -> u128 {
-                    let first = every_second::<B, $lane>(a, b, size_of::<$lane>(), 0);
-                    let second = every_second::<B, $lane>(a, b, size_of::<$lane>(), 1);
-                    <$lane>::zip(first, second, |$a, $b| $result)
+                    Self::of(a, b, B::BYTES)
                 }
             }
         )*

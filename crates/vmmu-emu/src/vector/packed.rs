@@ -12,10 +12,16 @@ macro_rules! lanewise {
     ($select:ident: $($name:ident: $lane:ty, |$a:ident, $b:ident| $result:expr;)*) => {
         $(
             struct $name;
+            impl $name {
+                // Not generic, so that it is compiled here, once, and not with each embedder.
+                fn of(a: u128, b: u128) -> u128 {
+                    <$lane>::zip(a, b, |$a, $b| $result)
+                }
+            }
             impl Binary for $name {
                 #[inline(always)]
                 fn apply<B: Bank>(a: u128, b: u128) -> u128 {
-                    <$lane>::zip(a, b, |$a, $b| $result)
+                    Self::of(a, b)
                 }
             }
         )*

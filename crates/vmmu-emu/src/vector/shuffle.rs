@@ -2,7 +2,7 @@
 
 use iced_x86::{Code, Instruction, Mnemonic, OpKind};
 
-use super::bank::{Bank, Binary, Mem, Mmx, Source, Xmm, binary, by_bank};
+use super::bank::{Bank, Binary, Mem, Mmx, Source, Xmm, binary, by_bank, by_immediate};
 use super::lane::Lane;
 use crate::cpu::{Cpu, Stop};
 use crate::op::{Op, Run};
@@ -11,10 +11,27 @@ use crate::operand::{M, Operand, R0, R1};
 macro_rules! operations {
     ($($name:ident: $bank:ident, |$a:ident, $b:ident| $result:expr;)*) => {$(
         struct $name;
+        // Not generic, so that they are compiled here, once, and not with each embedder.
+        impl $name {
+            fn xmm(a: u128, b: u128) -> u128 {
+                Self::of::<Xmm>(a, b)
+            }
+            fn mmx(a: u128, b: u128) -> u128 {
+                Self::of::<Mmx>(a, b)
+            }
+            #[inline(always)]
+            fn of<$bank: Bank>($a: u128, $b: u128) -> u128 {
+                $result
+            }
+        }
         impl Binary for $name {
             #[inline(always)]
-            fn apply<$bank: Bank>($a: u128, $b: u128) -> u128 {
-                $result
+            fn apply<B: Bank>(a: u128, b: u128) -> u128 {
+                if B::BYTES == Xmm::BYTES {
+                    Self::xmm(a, b)
+                } else {
+                    Self::mmx(a, b)
+                }
             }
         }
     )*};
@@ -25,9 +42,9 @@ operations! {
     Punpcklwd: B, |a, b| u16::collect(|i| u16::of(if i & 1 == 0 { a } else { b }, i / 2));
     Punpckldq: B, |a, b| u32::collect(|i| u32::of(if i & 1 == 0 { a } else { b }, i / 2));
     Punpcklqdq: B, |a, b| a as u64 as u128 | b << 64;
-    Punpckhbw: B, |a, b| Punpcklbw::apply::<B>(upper::<B>(a), upper::<B>(b));
-    Punpckhwd: B, |a, b| Punpcklwd::apply::<B>(upper::<B>(a), upper::<B>(b));
-    Punpckhdq: B, |a, b| Punpckldq::apply::<B>(upper::<B>(a), upper::<B>(b));
+    Punpckhbw: B, |a, b| Punpcklbw::of::<B>(upper::<B>(a), upper::<B>(b));
+    Punpckhwd: B, |a, b| Punpcklwd::of::<B>(upper::<B>(a), upper::<B>(b));
+    Punpckhdq: B, |a, b| Punpckldq::of::<B>(upper::<B>(a), upper::<B>(b));
     Punpckhqdq: B, |a, b| a >> 64 | b >> 64 << 64;
     Packsswb: B, |a, b| halves::<B>(narrow::<8, 0x80>(a), narrow::<8, 0x80>(b));
     Packuswb: B, |a, b| halves::<B>(narrow::<8, 0>(a), narrow::<8, 0>(b));
@@ -102,10 +119,26 @@ trait Shuffle {
 macro_rules! shuffles {
     ($($name:ident: $bank:ident, |$a:ident, $b:ident, $imm:ident| $result:expr;)*) => {$(
         struct $name;
+        impl $name {
+            fn xmm(a: u128, b: u128, imm: u8) -> u128 {
+                Self::of::<Xmm>(a, b, imm)
+            }
+            fn mmx(a: u128, b: u128, imm: u8) -> u128 {
+                Self::of::<Mmx>(a, b, imm)
+            }
+            #[inline(always)]
+            fn of<$bank: Bank>($a: u128, $b: u128, $imm: u8) -> u128 {
+                $result
+            }
+        }
         impl Shuffle for $name {
             #[inline(always)]
-            fn apply<$bank: Bank>($a: u128, $b: u128, $imm: u8) -> u128 {
-                $result
+            fn apply<B: Bank>(a: u128, b: u128, imm: u8) -> u128 {
+                if B::BYTES == Xmm::BYTES {
+                    Self::xmm(a, b, imm)
+                } else {
+                    Self::mmx(a, b, imm)
+                }
             }
         }
     )*};
@@ -194,10 +227,10 @@ fn signs<B: Bank, const BITS: u32, C: Cpu>(cpu: &mut C, op: &Op<C>) -> Result<()
 }
 
 macro_rules! by_name {
-    ($instruction:expr, $function:ident, $cpu:ident, $($name:ident $(= $alias:ident)?),* $(,)?) => {
+    ($choose:ident, $instruction:expr, $function:ident, $cpu:ident, $($name:ident $(= $alias:ident)?),* $(,)?) => {
         match $instruction.mnemonic() {
-            $(Mnemonic::$name => by_bank!($instruction, $function, $cpu, $name),)*
-            $($(Mnemonic::$alias => by_bank!($instruction, $function, $cpu, $name),)?)*
+            $(Mnemonic::$name => $choose!($instruction, $function, $cpu, $name),)*
+            $($(Mnemonic::$alias => $choose!($instruction, $function, $cpu, $name),)?)*
             _ => None,
         }
     };
@@ -206,8 +239,10 @@ macro_rules! by_name {
 /// Finds the function of an instruction of this family.
 pub(crate) fn select<C: Cpu>(instruction: &Instruction) -> Option<Run<C>> {
     select_special(instruction)
+        .or_else(|| select_shift(instruction))
         .or_else(|| {
             by_name!(
+                by_bank,
                 instruction,
                 binary,
                 C,
@@ -230,8 +265,6 @@ pub(crate) fn select<C: Cpu>(instruction: &Instruction) -> Option<Run<C>> {
                 Psrlq,
                 Psraw,
                 Psrad,
-                Pslldq,
-                Psrldq,
                 Movshdup,
                 Movsldup,
                 Pshufb,
@@ -239,6 +272,7 @@ pub(crate) fn select<C: Cpu>(instruction: &Instruction) -> Option<Run<C>> {
         })
         .or_else(|| {
             by_name!(
+                by_bank,
                 instruction,
                 shuffle,
                 C,
@@ -251,6 +285,29 @@ pub(crate) fn select<C: Cpu>(instruction: &Instruction) -> Option<Run<C>> {
                 Palignr,
             )
         })
+}
+
+/// Shifts by an immediate.
+fn select_shift<C: Cpu>(instruction: &Instruction) -> Option<Run<C>> {
+    if instruction.op1_kind() != OpKind::Immediate8 {
+        return None;
+    }
+    by_name!(
+        by_immediate,
+        instruction,
+        binary,
+        C,
+        Psllw,
+        Pslld,
+        Psllq,
+        Psrlw,
+        Psrld,
+        Psrlq,
+        Psraw,
+        Psrad,
+        Pslldq,
+        Psrldq,
+    )
 }
 
 fn select_special<C: Cpu>(instruction: &Instruction) -> Option<Run<C>> {

@@ -22,8 +22,10 @@ pub mod exit;
 mod front;
 mod kick;
 
+use ::core::time::Duration;
 use std::sync::Arc;
 
+use vmmu::gate::HeavyBarrier;
 use vmmu::host::VcpuId;
 use vmmu_cpu::{Cpu as MmuCpu, Flush, Hpa, Model, Policy, Schedule, World};
 use vmmu_emu::system::event::{Delivery, Event, raise};
@@ -32,6 +34,7 @@ use vmmu_emu::{DecodeError, Exception, Flags, Mode, SegmentName, State, Stop};
 
 use crate::check::Observer;
 use crate::clock::Clock;
+use crate::membarrier::Membarrier;
 use crate::memory::Memory;
 
 use self::block::{Blocks, Key};
@@ -114,6 +117,7 @@ pub struct Processor<O: Observer> {
     /// Leave as soon as interrupts are enabled.
     window: bool,
     sharing: Sharing,
+    barrier: Option<Membarrier>,
 }
 
 impl<O: Observer> Processor<O> {
@@ -155,6 +159,7 @@ impl<O: Observer> Processor<O> {
             undelivered: None,
             window: false,
             sharing: setup.shared,
+            barrier: Membarrier::register(),
         }
     }
 
@@ -420,12 +425,12 @@ impl<O: Observer> Processor<O> {
         mode: Mode,
         found: Option<usize>,
     ) -> Result<usize, Stop> {
-        let sharing = self.sharing;
+        let (sharing, barrier) = (self.sharing, self.barrier);
         let announce = move || {
             if sharing == Sharing::Shared {
                 // Pairs with the absence of a barrier between a store and the look at the frame's version, on every other thread: either the
                 // store is seen by the reading of the bytes, or the version's mark by the store's thread.
-                crate::barrier::heavy();
+                heavy(barrier);
             }
         };
         if found.is_none() {
@@ -449,6 +454,17 @@ impl<O: Observer> Processor<O> {
         self.blocks
             .make_across(key, memory, hpa, tail, mode, announce)
             .map_err(refusal)
+    }
+}
+
+/// Returns after every thread of the process has executed a full barrier.
+fn heavy(barrier: Option<Membarrier>) {
+    /// Long enough for every processor to have emptied its store buffer.
+    const LONG: Duration = Duration::from_millis(1);
+    match barrier {
+        Some(barrier) => barrier.heavy(),
+        // Stores become visible within nanoseconds anyway, though nothing promises when.
+        None => std::thread::sleep(LONG),
     }
 }
 

@@ -287,6 +287,12 @@ mod an_elf_file_is_an_allegation {
     }
 
     #[test]
+    fn a_segment_larger_than_its_memory_is_damage() {
+        let file = elf32(0x20_0000, b"code", 3, &[]);
+        assert!(matches!(Elf::parse(&file), Err(LoadError::Damaged(_))));
+    }
+
+    #[test]
     fn every_flipped_byte_is_handled() {
         let mut ram = TestRam::new(4 << 20);
         for good in [

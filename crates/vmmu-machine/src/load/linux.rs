@@ -251,6 +251,16 @@ mod a_bzimage_is_loaded {
     }
 
     #[test]
+    fn and_nothing_lies_upon_it_even_if_it_is_larger_than_it_says() {
+        let mut kernel = bzimage();
+        kernel[0x260..0x264].copy_from_slice(&1u32.to_le_bytes());
+        kernel.resize(1024 + 5000, 0x77);
+        let mut ram = TestRam::new(0x10_2000);
+        load(&guest(&kernel, ""), &mut ram).unwrap();
+        assert_eq!(ram.bytes(0x10_0000, 5000), &kernel[1024..]);
+    }
+
+    #[test]
     fn or_refused_if_it_is_cut_short() {
         let kernel = bzimage();
         for length in [0x230, 0x3ff, 1024 + 16] {

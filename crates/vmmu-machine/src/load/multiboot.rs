@@ -182,6 +182,15 @@ mod a_multiboot_guest_is_told {
     }
 
     #[test]
+    fn nothing_without_a_right_checksum() {
+        let mut wrong = header(3);
+        wrong[8] ^= 1;
+        let kernel = elf32(0x20_0000, &wrong, 64, &[]);
+        let refused = load(&guest(&kernel, &[]), &mut TestRam::new(8 << 20));
+        assert_eq!(refused, Err(LoadError::UnknownKind));
+    }
+
+    #[test]
     fn that_modules_do_not_fit() {
         let kernel = elf32(0x20_0000, &header(3), 64, &[]);
         let module = vec![0; 8 << 20];

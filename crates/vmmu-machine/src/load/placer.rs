@@ -113,6 +113,8 @@ mod parts_find_their_places {
             placer.place("c", 4 << 20, u64::MAX),
             Err(LoadError::NoRoom { what: "c", .. })
         ));
+        let mut uneven = Placer::new(&TestRam::new(0x30_0800));
+        assert_eq!(uneven.place("d", 1, u64::MAX), Ok(Gpa::new(0x2f_f000)));
         assert!(placer.take(Gpa::new(u64::MAX), 2).is_err());
         assert!(placer.place("d", u64::MAX, u64::MAX).is_err());
     }

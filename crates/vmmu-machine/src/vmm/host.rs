@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vmmu::addr::{Index, Pfn};
-use vmmu::gate::Fenced;
+use vmmu::gate::Asymmetric;
 use vmmu::host::{
     BackedFrame, FrameLookup, GpteWidth, GuestMemory, GuestMemoryError, HostFrame, LookupError,
     Need, OutOfTables, Processors, TableAllocator, TableMemory, TablePlace, VcpuId,
@@ -18,6 +18,7 @@ use vmmu_cpu::{Frame, Hpa};
 
 use crate::check::Observer;
 use crate::cpu::Kick;
+use crate::membarrier::Membarrier;
 use crate::memory::{FrameState, Memory};
 use crate::vmm::guest::GuestFrames;
 
@@ -250,7 +251,10 @@ impl<O: Observer> FrameLookup for MachineHost<O> {
 }
 
 impl<O: Observer> Processors for MachineHost<O> {
-    type Gate = Fenced;
+    type Gate = Asymmetric<Membarrier>;
+    fn gate(&self) -> Self::Gate {
+        Membarrier::strategy()
+    }
 
     fn kick(&self, vcpu: VcpuId) {
         if let Some(kick) = self.kicks.get(usize::from(vcpu.0)) {

@@ -148,6 +148,15 @@ mod interrupts {
     }
 
     #[test]
+    fn do_not_come_while_the_date_is_set() {
+        let mut clock = clock();
+        put(&mut clock, 0, 11, 0x92);
+        assert_eq!(get(&mut clock, 0, 11), 0x82);
+        clock.advance(Time(3 * SECOND));
+        assert_eq!(get(&mut clock, 3 * SECOND, 12) & 0x10, 0);
+    }
+
+    #[test]
     fn are_told_even_if_nobody_wants_them() {
         let mut clock = clock();
         assert_eq!(get(&mut clock, 2 * SECOND, 12), 0x50);

@@ -198,6 +198,17 @@ fn initialisation_without_its_fourth_word_ends_after_the_third() {
     assert_eq!(pics.read(Which::First, Register::Data), 0xaa);
 }
 
+/// The edges that came before have to come again.
+#[test]
+fn initialisation_forgets_edges_and_sees_levels() {
+    let mut pics = pics();
+    pics.set_edge_level(Which::First, 1 << 5);
+    pics.set_line(4, true);
+    pics.set_line(5, true);
+    pics.write(Which::First, Register::Command, 0x11);
+    assert_eq!(pics.read(Which::First, Register::Command), 1 << 5);
+}
+
 #[test]
 fn edge_level_registers_keep_the_fixed_lines() {
     let mut pics = Pics::new();

@@ -184,8 +184,9 @@ impl Counter {
         match self.mode {
             Mode::Terminal => self.loaded && runs && gone >= self.initial,
             Mode::Shot => !runs || gone >= self.initial,
-            Mode::Rate => !runs || !self.gate || gone % self.initial != self.initial - 1,
-            Mode::Square => !runs || !self.gate || gone % self.initial < self.initial.div_ceil(2),
+            // A closed gate has set the count back, where the output of both is high.
+            Mode::Rate => !runs || gone % self.initial != self.initial - 1,
+            Mode::Square => !runs || gone % self.initial < self.initial.div_ceil(2),
             Mode::Strobe | Mode::GatedStrobe => !runs || gone != self.initial,
         }
     }

@@ -117,6 +117,18 @@ mod interrupts_of_the_8259s {
     }
 
     #[test]
+    fn of_the_timer_come_again_and_again() {
+        let board = Board::new(1);
+        board.set_up_pics();
+        for _ in 0..3 {
+            let next = board.platform.next_event(NOW).unwrap();
+            board.platform.advance(next);
+            assert_eq!(board.acknowledge(0), Some(0x20));
+            assert_eq!(board.outb(0x20, 0x20), Effect::None);
+        }
+    }
+
+    #[test]
     fn come_from_the_serial_port_when_there_is_input() {
         let board = Board::new(1);
         board.set_up_pics();
@@ -179,6 +191,18 @@ mod messages_between_processors {
         assert_eq!(board.platform.take_signals(2), signals);
         assert_eq!(board.platform.take_signals(0), Signals::default());
         assert!(!board.platform.has_pending(1));
+    }
+
+    #[test]
+    fn reset_the_local_apic_too() {
+        let board = Board::new(2);
+        board.apic(1, 0xf0, 0x1ff);
+        board.apic(0, 0x310, 1 << 24);
+        board.apic(0, 0x300, 0x45);
+        board.apic(0, 0x300, 0x4500);
+        assert_eq!(board.acknowledge(1), None);
+        let spurious = Gpa::new(0xfee0_00f0);
+        assert_eq!(board.platform.mmio_read(1, NOW, spurious, 4), 0xff);
     }
 
     #[test]
