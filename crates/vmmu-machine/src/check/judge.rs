@@ -44,6 +44,15 @@ pub struct Judge<G> {
     counts: Counts,
 }
 
+/// Which tables gave a translation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Given {
+    /// Those of now, with all accessed bits set.
+    Now,
+    /// Perhaps those of before.
+    Before,
+}
+
 /// What a verdict is about, for the report.
 struct Matter<'a> {
     view: &'a View,
@@ -126,14 +135,14 @@ impl<G: Ground> Judge<G> {
         cpu: &Cpu<M>,
         case: &Case,
         translation: &vmmu_cpu::Translation,
-    ) -> Option<Wrong> {
+    ) -> Result<Given, Wrong> {
         let hpa = translation.hpa;
         let Some(gfn) = self.ground.guest_of(hpa.frame()) else {
-            return Some(Wrong::Foreign { hpa: hpa.get() });
+            return Err(Wrong::Foreign { hpa: hpa.get() });
         };
         let gpa = gfn.address().get() | hpa.get() & 0xfff;
         if case.access.is_write() && !self.ground.home(gfn).is_some_and(|home| home.writable) {
-            return Some(Wrong::ReadOnly { gpa });
+            return Err(Wrong::ReadOnly { gpa });
         }
         let permits = cpu.permits(&translation.entry);
         let granted = move |access: Access| permits.contains(convert::cpu_access(access));
@@ -146,9 +155,12 @@ impl<G: Ground> Judge<G> {
                 .as_ref()
                 .is_some_and(|c| criterion::grants_no_more(c, t, granted))
         {
-            return None;
+            return Ok(Given::Now);
         }
-        self.ponder(view, case, gpa, &granted)
+        match self.ponder(view, case, gpa, &granted) {
+            Some(wrong) => Err(wrong),
+            None => Ok(Given::Before),
+        }
     }
 
     /// Looks at the past: something else than the present tables have to say was used.
@@ -341,9 +353,13 @@ impl<G: Ground> Observer for Judge<G> {
 
     fn used<M: Physical>(&self, vcpu: VcpuId, cpu: &Cpu<M>, used: &Used<'_>) -> Result<(), Caught> {
         count(&self.counts.used);
+        let epoch = self.views.epoch(vcpu);
         let mut view = self.views.lock(vcpu);
         let swept = self.sweep(&mut view, cpu);
         let entry = &used.translation.entry;
+        if swept.is_none() && view.memo.has(epoch, used.va, used.access, entry) {
+            return Ok(());
+        }
         let case = Case {
             vcpu,
             va: used.va,
@@ -351,17 +367,21 @@ impl<G: Ground> Observer for Judge<G> {
             start: used.start,
             global: cpu.nested().is_some() && entry.tag.is_global(),
         };
-        let (wrong, entry) = match swept {
-            Some((wrong, entry)) => (Some(wrong), entry),
+        let (verdict, entry) = match swept {
+            Some((wrong, entry)) => (Err(wrong), entry),
             None => (self.judge_used(&view, cpu, &case, used.translation), *entry),
         };
+        if let Ok(Given::Now) = verdict {
+            view.memo.put(epoch, used.va, used.access, &entry);
+            return Ok(());
+        }
         let matter = Matter {
             view: &view,
             case,
             rip: used.rip,
         };
         let gpa = used.translation.gpa.get();
-        self.conclude(&matter, wrong, || {
+        self.conclude(&matter, verdict.err(), || {
             (walks::host(cpu, used.va, gpa), Some(entry))
         })
     }

@@ -25,6 +25,7 @@ mod criterion;
 mod ground;
 mod judge;
 mod judged;
+mod memo;
 mod mismatch;
 mod observer;
 mod past;

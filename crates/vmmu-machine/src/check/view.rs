@@ -16,6 +16,7 @@ use vmmu::paging::{Cr0, Cr4, PagingState};
 use vmmu_spec::{Controls, Cr3, Time};
 
 use super::convert;
+use super::memo::Memo;
 use super::observer::{Epoch, Load};
 
 /// How many pages' flushes are remembered one by one.
@@ -49,6 +50,7 @@ pub(super) struct View {
     pub(super) spaces_lost: bool,
     /// How many changes of what lies where this vCPU's caches were looked through for.
     pub(super) swept: u32,
+    pub(super) memo: Memo,
 }
 
 impl View {
@@ -63,6 +65,7 @@ impl View {
             spaces: Vec::new(),
             spaces_lost: false,
             swept: 0,
+            memo: Memo::new(),
         }
     }
 
