@@ -193,6 +193,23 @@ impl Cpu for Machine<'_> {
         }
         Ok(found)
     }
+    fn copy(&mut self, from: u64, to: u64, len: usize) -> bool {
+        let (Ok(from), Ok(to)) = (self.range(from, len, 0), self.range(to, len, 2)) else {
+            return false;
+        };
+        self.data.copy_within(from, to.start);
+        true
+    }
+    fn fill(&mut self, at: u64, pattern: u64, len: usize) -> bool {
+        let Ok(range) = self.range(at, len, 2) else {
+            return false;
+        };
+        let bytes = pattern.to_le_bytes().into_iter().cycle();
+        for (byte, new) in self.data[range].iter_mut().zip(bytes) {
+            *byte = new;
+        }
+        true
+    }
     fn check_write(&mut self, at: u64, len: usize, _: Access) -> Result<(), Stop> {
         self.range(at, len, 2).map(drop)
     }

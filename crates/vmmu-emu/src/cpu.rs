@@ -148,6 +148,21 @@ pub trait Cpu: Sized {
         Ok(found)
     }
 
+    /// Copies `len` bytes upwards between linear addresses, each range within a page, for a repeated MOVS; either all of them, or none and says no.
+    /// The ranges do not overlap so that it mattered, wherever their pages are.
+    ///
+    /// An embedder whose memory can't, or has to be asked for each element (a device, a fault, an observer), leaves it at no: each element is a load
+    /// and a store then.
+    fn copy(&mut self, _from: u64, _to: u64, _len: usize) -> bool {
+        false
+    }
+
+    /// Fills `len` bytes at a linear address, within a page, with the bytes of `pattern` over and over, for a repeated STOS; all or none, as
+    /// [`Cpu::copy`].
+    fn fill(&mut self, _at: u64, _pattern: u64, _len: usize) -> bool {
+        false
+    }
+
     /// Finds out whether `len` bytes, at most 4096, could be written.
     ///
     /// # Errors

@@ -7,6 +7,7 @@
 //!    it is, and the next execution goes on. In between, and where an element faults, registers say exactly what has been done (AMD APM vol. 3, section
 //!    1.2.6).
 //! 2. Addresses and counter wrap at the address size.
+//! 3. Several elements at once ([`Element::apply_many`]) lie in one page each way, go up, and come out as one after the other would.
 
 use iced_x86::{Instruction, Mnemonic};
 
@@ -22,6 +23,10 @@ use crate::word::Word;
 /// The number of elements after which a repeated instruction pauses, for interrupts to be seen.
 const AT_ONCE: u64 = 1024;
 
+/// The fewest elements that are worth a bulk operation.
+const MANY: u64 = 8;
+const PAGE: u64 = 4096;
+
 const RAX: u8 = Gpr::RAX.number();
 
 /// What a string instruction does to one element.
@@ -34,6 +39,11 @@ pub(super) trait Element {
     const COMPARES: bool;
     /// Handles the element that the index registers point to.
     fn apply<W: Word, C: Cpu>(cpu: &mut C, op: &Op<C>) -> Result<(), Stop>;
+    /// Handles up to `count` elements at once, upwards; returns how many, and leaves the registers.
+    #[inline(always)]
+    fn apply_many<W: Word, C: Cpu>(_cpu: &mut C, _op: &Op<C>, _count: u64) -> u64 {
+        0
+    }
 }
 
 /// Returns the linear address that the source index points to.
@@ -77,6 +87,34 @@ impl Element for Movs {
         let to = destination(cpu.state(), op, W::BYTES, Access::Write)?;
         cpu.store(to, value, Access::Write)
     }
+    fn apply_many<W: Word, C: Cpu>(cpu: &mut C, op: &Op<C>, count: u64) -> u64 {
+        let at = |len, register| {
+            let find = if register == Gpr::RSI {
+                source
+            } else {
+                destination
+            };
+            whole(cpu.state(), op, register, len, find)
+        };
+        let size = W::BYTES as u64;
+        let (Some(from), Some(to)) = (at(size, Gpr::RSI), at(size, Gpr::RDI)) else {
+            return 0;
+        };
+        let mut room = (PAGE - from % PAGE).min(PAGE - to % PAGE);
+        // What lies ahead of the source, be it through another mapping of its page, may be read again only after it was written.
+        let ahead = to.wrapping_sub(from) % PAGE;
+        if ahead != 0 {
+            room = room.min(ahead);
+        }
+        let count = count.min(room / size);
+        let len = count * size;
+        let fits = at(len, Gpr::RSI).is_some() && at(len, Gpr::RDI).is_some();
+        if count >= MANY && fits && cpu.copy(from, to, len as usize) {
+            count
+        } else {
+            0
+        }
+    }
 }
 
 struct Stos;
@@ -89,6 +127,22 @@ impl Element for Stos {
         let value: W = read_register(cpu.state(), RAX);
         let to = destination(cpu.state(), op, W::BYTES, Access::Write)?;
         cpu.store(to, value, Access::Write)
+    }
+    fn apply_many<W: Word, C: Cpu>(cpu: &mut C, op: &Op<C>, count: u64) -> u64 {
+        let at = |len| whole(cpu.state(), op, Gpr::RDI, len, destination);
+        let size = W::BYTES as u64;
+        let Some(to) = at(size) else {
+            return 0;
+        };
+        let count = count.min((PAGE - to % PAGE) / size);
+        let len = count * size;
+        let element = read_register::<W>(cpu.state(), RAX).zero_extend();
+        let pattern = element.wrapping_mul(u64::MAX / (u64::MAX >> (64 - W::BITS)));
+        if count >= MANY && at(len).is_some() && cpu.fill(to, pattern, len as usize) {
+            count
+        } else {
+            0
+        }
     }
 }
 
@@ -137,6 +191,27 @@ impl Element for Cmps {
     }
 }
 
+/// Returns the linear address of `len` bytes, if they neither wrap nor fault.
+fn whole<C: Cpu>(
+    state: &State,
+    op: &Op<C>,
+    register: Gpr,
+    len: u64,
+    find: fn(&State, &Op<C>, usize, Access) -> Result<u64, Stop>,
+) -> Option<u64> {
+    let first = op.truncate(state.get(register));
+    let last = first.checked_add(len.checked_sub(1)?)?;
+    if op.truncate(last) != last {
+        return None;
+    }
+    let access = if register == Gpr::RSI {
+        Access::Read
+    } else {
+        Access::Write
+    };
+    find(state, op, len as usize, access).ok()
+}
+
 #[inline(always)]
 fn compare<W: Word>(state: &mut State, first: W, second: W) {
     let (_, flags) = arith::sub(first, second, false);
@@ -157,15 +232,14 @@ fn advance<C: Cpu>(state: &mut State, op: &Op<C>, register: Gpr, by: u64) {
     state.set(register, kept | op.truncate(new));
 }
 
-/// Handles one element and moves the index registers.
+/// Moves the index registers by a number of elements.
 #[inline(always)]
-fn one<W: Word, K: Element, C: Cpu>(cpu: &mut C, op: &Op<C>) -> Result<(), Stop> {
-    K::apply::<W, C>(cpu, op)?;
-    let state = cpu.state_mut();
+fn step<W: Word, K: Element, C: Cpu>(state: &mut State, op: &Op<C>, count: u64) {
+    let up = count.wrapping_mul(W::BYTES as u64);
     let by = if state.flags.contains(Flags::DF) {
-        (W::BYTES as u64).wrapping_neg()
+        up.wrapping_neg()
     } else {
-        W::BYTES as u64
+        up
     };
     if K::SOURCE {
         advance(state, op, Gpr::RSI, by);
@@ -173,11 +247,12 @@ fn one<W: Word, K: Element, C: Cpu>(cpu: &mut C, op: &Op<C>) -> Result<(), Stop>
     if K::DESTINATION {
         advance(state, op, Gpr::RDI, by);
     }
-    Ok(())
 }
 
 fn once<W: Word, K: Element, C: Cpu>(cpu: &mut C, op: &Op<C>) -> Result<(), Stop> {
-    one::<W, K, C>(cpu, op)
+    K::apply::<W, C>(cpu, op)?;
+    step::<W, K, C>(cpu.state_mut(), op, 1);
+    Ok(())
 }
 
 fn repeat<W: Word, K: Element, C: Cpu>(cpu: &mut C, op: &Op<C>) -> Result<(), Stop> {
@@ -187,10 +262,25 @@ fn repeat<W: Word, K: Element, C: Cpu>(cpu: &mut C, op: &Op<C>) -> Result<(), St
     } else {
         AT_ONCE
     };
-    for _ in 0..count.min(limit) {
-        one::<W, K, C>(cpu, op)?;
+    let mut left = count.min(limit);
+    // An element by itself may make the next ones possible at once: its page is known then.
+    let mut attempts = 2;
+    while left > 0 {
+        let mut done = 0;
+        if left >= MANY && attempts > 0 && !cpu.state().flags.contains(Flags::DF) {
+            done = K::apply_many::<W, C>(cpu, op, left);
+            attempts -= 1;
+        }
+        if done == 0 {
+            K::apply::<W, C>(cpu, op)?;
+            done = 1;
+        } else {
+            attempts = 2;
+        }
         let state = cpu.state_mut();
-        advance(state, op, Gpr::RCX, u64::MAX);
+        step::<W, K, C>(state, op, done);
+        advance(state, op, Gpr::RCX, done.wrapping_neg());
+        left -= done;
         let equal = state.flags.contains(Flags::ZF);
         if K::COMPARES && equal == op.bits.contains(Bits::REPNE) {
             return Ok(());
