@@ -14,6 +14,10 @@
 //!
 //! Time is an argument, never read here: the caller's clock is the host's or counted instructions.
 //!
+//! Known gaps: no x2APIC mode, system-management interrupts, HPET, DMA controller or PCI; nothing drives LINT1, and the 8259s'
+//! output is on every LINT0 but on no pin of the I/O APIC. A level-triggered interrupt that no local APIC accepts is not tried
+//! again before its entry is written. A count that is written to a running timer takes effect at once, not after the period.
+//!
 //! Locks, in this order: serial port, chipset, one local APIC. Outputs of guests are written with the serial port's or the
 //! debug console's lock held and no other.
 

@@ -138,11 +138,16 @@ impl Platform {
     fn serial<R>(&self, now: Time, work: impl FnOnce(&mut Serial) -> (R, Line)) -> R {
         let mut serial = lock(&self.serial);
         let (result, line) = work(&mut serial);
-        if line != Line::Same {
+        let levels: &[bool] = match line {
+            Line::Same => &[],
+            Line::Level(true) => &[true],
+            Line::Level(false) => &[false],
+            Line::Pulse => &[false, true],
+        };
+        if !levels.is_empty() {
             self.chipset(now, |chipset, context| {
-                chipset.set_request(context, SERIAL_REQUEST, false);
-                if line == Line::Rises {
-                    chipset.set_request(context, SERIAL_REQUEST, true);
+                for &level in levels {
+                    chipset.set_request(context, SERIAL_REQUEST, level);
                 }
             });
         }
