@@ -12,6 +12,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use vmmu::addr::{Gpa, Hpa, Pfn};
 
+use super::compare::GuestTable;
 use super::physical::TableWord;
 use crate::layout::Piece;
 
@@ -275,64 +276,12 @@ impl GuestRam {
     }
     /// Compares the 512 words of a host frame of guest RAM with `copy` under `mask`, and sets a bit for each that differs.
     pub fn frame_diff(&self, frame: Pfn, copy: &[u64; 512], mask: u64) -> Option<[u64; 8]> {
-        let start: *mut u64 = self.frame_pointer(frame)?.cast();
-        let mut differing = [0; 8];
-        for (group, old) in copy.as_chunks::<8>().0.iter().enumerate() {
-            let words = start.wrapping_add(group * 8);
-            if !differs(words, old, mask) {
-                continue;
-            }
-            for (offset, old) in old.iter().enumerate() {
-                // SAFETY:
-                // - As for single words.
-                let word = unsafe { AtomicU64::from_ptr(words.wrapping_add(offset)) };
-                if (word.load(Ordering::Acquire) ^ old) & mask != 0 {
-                    differing[group / 8] |= 1 << (group % 8 * 8 + offset);
-                }
-            }
-        }
-        Some(differing)
+        let start = self.frame_pointer(frame)?.cast();
+        // SAFETY:
+        // - The frame is guest RAM, mapped for good, and reached by atomic accesses only.
+        let table = unsafe { GuestTable::new(start) };
+        Some(table.diff(copy, mask))
     }
-}
-
-/// Tells whether any of eight aligned words differs from its copy under `mask`.
-///
-/// Two words a load: each of them is read at once, since an aligned 16-byte load never tears an aligned word.
-#[inline]
-fn differs(words: *const u64, copy: &[u64; 8], mask: u64) -> bool {
-    let mask = [mask, mask];
-    let any: u64;
-    // SAFETY:
-    // - The caller's words are guest RAM, 64 bytes on a 64-byte boundary; `copy` and `mask` are Rust's own, at any alignment.
-    // - In assembly, because the guest may change the words meanwhile.
-    unsafe {
-        core::arch::asm!(
-            "movdqa {a}, [{words}]",
-            "movdqu {b}, [{copy}]",
-            "pxor {a}, {b}",
-            "movdqa {c}, [{words}+16]",
-            "movdqu {b}, [{copy}+16]",
-            "pxor {c}, {b}",
-            "por {a}, {c}",
-            "movdqa {c}, [{words}+32]",
-            "movdqu {b}, [{copy}+32]",
-            "pxor {c}, {b}",
-            "por {a}, {c}",
-            "movdqa {c}, [{words}+48]",
-            "movdqu {b}, [{copy}+48]",
-            "pxor {c}, {b}",
-            "por {a}, {c}",
-            "movdqu {b}, [{mask}]",
-            "pand {a}, {b}",
-            "pshufd {b}, {a}, 0x4e",
-            "por {a}, {b}",
-            "movq {any}, {a}",
-            a = out(xmm_reg) _, b = out(xmm_reg) _, c = out(xmm_reg) _, any = lateout(reg) any,
-            words = in(reg) words, copy = in(reg) copy, mask = in(reg) &raw const mask,
-            options(nostack, readonly)
-        );
-    }
-    any != 0
 }
 
 #[cfg(test)]

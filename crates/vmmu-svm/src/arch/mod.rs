@@ -6,6 +6,7 @@
 //! | [`register`] | model-specific and control registers, CPUID, the time-stamp counter |
 //! | `descriptor` | the host's GDT, TSS and IDT |
 //! | [`guest_ram`], [`physical`] | guest memory and tables as bytes and atomic words, never as Rust references |
+//! | `compare` | which words of a guest table differ from a copy |
 //! | [`world`] | VMRUN with a full register switch |
 //! | `entry`, `memory`, `heap`, `mapping` | the image's first instructions, memory functions, allocator, own tables (feature `image`) |
 //!
@@ -15,6 +16,7 @@
 //! 3. The host uses XMM registers freely, x87 and YMM registers never; [`world`] keeps the guest's.
 #![allow(unsafe_code)]
 
+mod compare;
 #[cfg(feature = "image")]
 mod descriptor;
 #[cfg(feature = "image")]
