@@ -10,8 +10,8 @@ use vmmu::host::{MemoryToken, TableMemory, VcpuId};
 use vmmu::paging::{CpuFeatures, CpuModel, Cr0, Cr3, Cr4, Efer, PagingState, PhysBits};
 use vmmu::walk::{Access, AccessKind};
 use vmmu::{
-    AddressSpace, Config, Engine, Error, Event, FaultOutcome, Mmu, SlotConfig, SlotFlags, Stats,
-    TlbFlush, Vcpu,
+    AddressSpace, Config, Engine, Error, Event, FaultOutcome, ForeignWrites, Mmu, SlotConfig,
+    SlotFlags, Stats, TlbFlush, Vcpu,
 };
 
 use crate::host::FlatHost;
@@ -72,6 +72,8 @@ pub fn new_mmu(engine: Engine, largest: Level) -> Result<Mmu<FlatHost>, Error> {
     let cpu = cpu();
     let mut config = Config::new(engine, 1, FlatHost::FRAMES, cpu);
     config.unsync_level = Level::L4;
+    // One processor: an emulated write is reported before it goes on.
+    config.foreign_writes = ForeignWrites::ReportedFirst;
     let mmu = Mmu::new(FlatHost::new(largest), config)?;
     mmu.add_slot(&SlotConfig {
         space: AddressSpace::Normal,

@@ -21,8 +21,8 @@ use vmmu::host::{TableMemory, VcpuId};
 use vmmu::paging::{Cr0, Cr3, Cr4, Efer, GuestFormat, PagingState};
 use vmmu::walk::{Access, AccessKind, PageFaultCode, Privilege};
 use vmmu::{
-    AddressSpace, Config, EmulateReason, Engine, Error, FaultOutcome, Mmu, SlotConfig, SlotFlags,
-    Strictness, TlbFlush, Unprotected, Vcpu,
+    AddressSpace, Config, EmulateReason, Engine, Error, FaultOutcome, ForeignWrites, Mmu,
+    SlotConfig, SlotFlags, Strictness, TlbFlush, Unprotected, Vcpu,
 };
 
 use crate::arch::guest_ram::GuestRam;
@@ -87,6 +87,8 @@ impl Memory {
         let mut config = Config::new(engine, 1, frames, shape.model());
         // There is no instruction emulator: every write must make progress without.
         config.unsync_level = Level::L4;
+        // The hypervisor itself writes no guest table; what it lets the guest write alone is reported before the one processor goes on.
+        config.foreign_writes = ForeignWrites::ReportedFirst;
         if let Some(limit) = configuration.max_pages {
             config.max_pages = limit;
         }

@@ -10,7 +10,7 @@
 
 use vmmu::addr::{Gfn, Level};
 use vmmu::paging::{Cr0, Cr4, Efer};
-use vmmu::{Config, Engine, SlotFlags, SlotId};
+use vmmu::{Config, Engine, ForeignWrites, SlotFlags, SlotId};
 use vmmu_cpu::Policy;
 use vmmu_spec::Access;
 
@@ -168,6 +168,8 @@ pub struct Ground {
     pub unsync_level: Level,
     /// The limit on pages; 0: none of note.
     pub max_pages: u32,
+    /// When the guest can see emulated writes.
+    pub foreign_writes: ForeignWrites,
     /// The most neighbours prefetched.
     pub prefetch: u16,
     /// The places of the list of unsync pages.
@@ -257,6 +259,7 @@ impl Program {
             ..Setup::new(ground.engine, u16::from(ground.cpus))
         };
         setup.config.unsync_level = ground.unsync_level;
+        setup.config.foreign_writes = ground.foreign_writes;
         setup.config.prefetch = ground.prefetch;
         setup.config.unsync_limit = ground.unsync_limit;
         if ground.max_pages != 0 {

@@ -6,7 +6,7 @@
 use proptest::prelude::{Just, Rng, Strategy, any, prop_oneof};
 use proptest::test_runner::{Config, RngSeed, TestError, TestRunner};
 use vmmu::addr::Level;
-use vmmu::{Engine, SlotFlags};
+use vmmu::{Engine, ForeignWrites, SlotFlags};
 use vmmu_cpu::Policy;
 use vmmu_tests::machine::{Judged, Writes};
 use vmmu_tests::program::{Alias, Ground, Step, run};
@@ -44,10 +44,14 @@ fn ground(engine: Engine) -> impl Strategy<Value = Ground> {
     let prefetch = prop_oneof![Just(0), Just(64)];
     let limit = prop_oneof![Just(1), Just(2), Just(32)];
     let alias = prop_oneof![3 => Just(Alias::None), 1 => Just(Alias::Shown)];
-    let memory = (limit, flags, alias);
+    let foreign = prop_oneof![
+        Just(ForeignWrites::SeenEarly),
+        Just(ForeignWrites::ReportedFirst)
+    ];
+    let memory = (limit, flags, alias, foreign);
     (1..4_u8, policy, writes, level, pages, prefetch, memory).prop_map(
         move |(cpus, policy, writes, unsync_level, max_pages, prefetch, memory)| {
-            let (unsync_limit, flags, alias) = memory;
+            let (unsync_limit, flags, alias, foreign_writes) = memory;
             Ground {
                 engine,
                 cpus,
@@ -57,6 +61,7 @@ fn ground(engine: Engine) -> impl Strategy<Value = Ground> {
                 max_pages,
                 prefetch,
                 unsync_limit,
+                foreign_writes,
                 flags,
                 alias,
             }

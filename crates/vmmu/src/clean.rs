@@ -24,7 +24,7 @@ use crate::stats::{Event, Observer};
 use crate::sync::{Kind, Lock, Locks, Ordering};
 
 /// The places of the list.
-const PLACES: usize = 64;
+pub(crate) const PLACES: usize = 64;
 
 #[derive(Debug)]
 struct Places {
@@ -95,10 +95,13 @@ impl UnsyncList {
         len * 2 <= self.limit
     }
 
-    /// Copies the list.
-    pub(crate) fn snapshot(&self, locks: &Locks) -> ([u32; PLACES], usize) {
+    /// Copies the list into `ids`; returns what it holds.
+    pub(crate) fn snapshot<'i>(&self, locks: &Locks, ids: &'i mut [u32; PLACES]) -> &'i [u32] {
         let places = self.places.lock(locks);
-        (places.ids, places.len)
+        let listed = &places.ids[..places.len.min(PLACES)];
+        let copy = &mut ids[..listed.len()];
+        copy.copy_from_slice(listed);
+        copy
     }
 }
 
@@ -292,11 +295,12 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         debt: &mut Debt<'_, 'm, H, O>,
         mut behind: Option<&mut Behind>,
     ) -> Left {
-        let (ids, len) = self.mmu.unsync.snapshot(&self.locks);
+        let mut ids = [0; PLACES];
+        let ids = self.mmu.unsync.snapshot(&self.locks, &mut ids);
         // Where places are scarce, nobody stays on the list.
-        let may_stay = behind.is_some() && self.mmu.unsync.has_room(len);
+        let may_stay = behind.is_some() && self.mmu.unsync.has_room(ids.len());
         let mut left = Left::Nothing;
-        for id in ids[..len].iter().copied().map(PageId) {
+        for id in ids.iter().copied().map(PageId) {
             let page = self.page(id);
             if id != root && self.unlist_unlinked(id, page) {
                 continue;
@@ -353,6 +357,10 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
 
     /// Takes a page that nothing links off the list: whoever links it makes it clean first.
     fn unlist_unlinked(&self, id: PageId, page: &Page) -> bool {
+        // Without the lock a guess, which costs no more than a sync that nobody needs.
+        if page.parents.load(Ordering::Relaxed) != 0 && page.flags().contains(Flags::LISTED) {
+            return false;
+        }
         let _stripe = self.mmu.frames.lock(&self.locks, page.gfn());
         let flags = page.flags();
         if page.parents.load(Ordering::Relaxed) != 0 || !flags.contains(Flags::LISTED) {

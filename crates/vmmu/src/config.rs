@@ -17,6 +17,16 @@ pub enum Engine {
     Ept,
 }
 
+/// When processors can see a write that the embedder makes to a guest table in the guest's name (an emulated instruction, a device of its own).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum ForeignWrites {
+    /// Before it is reported by [`crate::Mmu::guest_wrote`]: another processor may read the new entry and execute INVLPG in between. INVLPG looks at
+    /// every level.
+    SeenEarly,
+    /// Not before: there are none, or no processor of the guest runs between store and report. INVLPG looks at pages that are not clean.
+    ReportedFirst,
+}
+
 /// The configuration of an [`crate::Mmu`].
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Config {
@@ -35,6 +45,8 @@ pub struct Config {
     /// The highest level whose pages may become unsync. [`Level::L1`] suits an embedder that emulates the writes to other tables; one that cannot
     /// takes [`Level::L4`], so that every guest write makes progress (docs/architecture.md, "Unsync above level 1").
     pub unsync_level: Level,
+    /// When the guest can see the embedder's own writes to its tables.
+    pub foreign_writes: ForeignWrites,
     /// How many unsync pages there may be at once.
     pub unsync_limit: u16,
     /// How many root loads in a row may find an unsync table unchanged before writes to it are seen again. A table that the guest keeps writing is only
@@ -60,6 +72,7 @@ impl Config {
             cpu,
             largest_leaf: Level::L3,
             unsync_level: Level::L1,
+            foreign_writes: ForeignWrites::SeenEarly,
             unsync_limit: 32,
             unsync_patience: 1,
             flood_limit: 3,

@@ -39,26 +39,22 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
     pub(crate) fn derive_all(&self, id: PageId, debt: &mut Debt<'_, 'm, H, O>) -> Derived {
         let page = self.page(id);
         let decoder = self.mmu.decoder(page.role());
-        let spare = if page.population() >= DENSE && !self.has_copy(page) {
-            new_copy()
-        } else {
-            None
-        };
         // Of an empty page too: an installer that has read the guest's entry and not yet stored its own holds this lock, and shows no bit.
         let mut state = page.lock.lock(&self.locks);
+        if state.copy.is_none() && page.population() >= DENSE {
+            drop(state);
+            let spare = new_copy();
+            state = page.lock.lock(&self.locks);
+            if state.copy.is_none() && spare.is_some() {
+                state.copy = spare;
+                state.doubtful = true;
+            }
+        }
         if state.copy.is_some() && !state.doubtful {
             return self.derive_differing(id, page, decoder, &mut state, debt);
         }
-        if state.copy.is_none() {
-            state.copy = spare;
-        }
         state.doubtful = false;
         self.derive_present(id, page, decoder, &mut state, debt)
-    }
-
-    /// Tells whether a page has a copy now. The answer saves an allocation, no more: it may change at once.
-    fn has_copy(&self, page: &Page) -> bool {
-        page.lock.lock(&self.locks).copy.is_some()
     }
 
     /// Derives the entries whose gPTE differs from the copy.
@@ -157,7 +153,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
                 self.remove_recorded(id, slot, debt);
                 let is_leaf = page.role().level() == Level::L1;
                 if is_leaf && gpte.is_ok_and(|g| g.has(Gpte::PRESENT.with(Gpte::ACCESSED))) {
-                    state.behind[slot.get() / 64] |= 1 << (slot.get() % 64);
+                    state.behind.insert(slot);
                     return (false, Derived::Behind);
                 }
                 (false, Derived::Changed)

@@ -171,6 +171,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         }
     }
 
+    #[inline(always)]
     fn filled(&self, id: PageId, existing: Existing) -> Option<Filled<'_>> {
         let page = self.page(id);
         let role = page.role();
@@ -198,6 +199,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
     }
 
     /// Installs what the guest maps by one slot of a level-1 page and has used before, or lets the entry there gain writing. No lock is held.
+    #[inline(never)]
     pub(crate) fn fill_one(&self, decoder: &Decoder, id: PageId, index: Index) {
         if self.mmu.config.prefetch == 0 {
             return;
@@ -216,15 +218,15 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
             return;
         }
         let page = self.page(id);
-        let behind = core::mem::take(&mut page.lock.lock(&self.locks).behind);
-        let slots = behind.into_iter().enumerate().flat_map(|(word, mut bits)| {
-            core::iter::from_fn(move || {
-                let bit = bits.trailing_zeros() as usize;
-                bits &= bits.wrapping_sub(1);
-                (bit < 64).then(|| Index::truncate(word * 64 + bit))
-            })
-        });
-        self.fill(id, self.mmu.decoder(page.role()), slots, Miss::GoOn);
+        let decoder = self.mmu.decoder(page.role());
+        let mut state = page.lock.lock(&self.locks);
+        if let Some(only) = state.behind.take_only() {
+            drop(state);
+            return self.fill_one(decoder, id, only);
+        }
+        let behind = core::mem::take(&mut state.behind);
+        drop(state);
+        self.fill(id, decoder, behind.into_iter(), Miss::GoOn);
     }
 
     /// Puts the entry of a slot into the batch, if it is a candidate; tells whether it is.
@@ -284,7 +286,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
     }
 
     /// Finds what a frame has in common with its neighbours.
-    #[inline(never)]
+    #[inline(always)]
     fn ground<const N: usize>(&self, filled: &Filled<'_>, gfn: Gfn, batch: &mut Batch<N>) {
         // The snapshot comes before everything that it covers: the slot, and the host frames.
         let snapshot = self.mmu.shards.snapshot(gfn, Level::L1, &self.mmu.slots);
@@ -304,6 +306,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
     }
 
     /// Installs a batch, allocating what it lacks; tells whether going on makes sense.
+    #[inline(always)]
     fn install_provided<const N: usize>(&self, filled: &Filled<'_>, batch: &Batch<N>) -> bool {
         let mut done = 0;
         for _ in 0..=BATCH {
@@ -349,7 +352,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
     }
 
     /// Installs guesses whose frames lie in one region, with its gfn lock held as well. Counts those that are dealt with.
-    #[inline]
+    #[inline(always)]
     fn install_group(
         &self,
         filled: &Filled<'_>,

@@ -154,6 +154,7 @@ mod rmap;
 mod role;
 mod shadow;
 mod slots;
+mod slotset;
 mod spte;
 mod stats;
 mod sync;
@@ -166,7 +167,7 @@ pub mod walk;
 mod zap;
 
 pub use audit::{AuditFailure, AuditFinding, AuditReport, Place, Strictness};
-pub use config::{Config, Engine};
+pub use config::{Config, Engine, ForeignWrites};
 pub use error::Error;
 pub use invalidate::Invalidation;
 pub use mmu::Mmu;

@@ -8,6 +8,7 @@
 //! 3. A child of level 2 or more is linked only below a root that is as clean as the epoch.
 
 use crate::addr::{Gfn, Gva, Index, Level};
+use crate::config::ForeignWrites;
 use crate::debt::Debt;
 use crate::edge::Refused;
 use crate::error::Error;
@@ -283,10 +284,17 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         let (mut id, mut page) = (root, self.page(root));
         // One mode all the way down: the decoder is the root's.
         let decoder = self.mmu.decoder(page.role());
+        // Nobody can have seen an entry of a clean page's table that the page does not agree with.
+        let is_clean_enough = self.mmu.config.foreign_writes == ForeignWrites::ReportedFirst;
         for _ in 0..5 {
             let role = page.role();
             let level = role.level();
             let index = level.index(gva.get());
+            if is_clean_enough && (page.flags().contains(Flags::CLEAN) || mutant!(InvlpgTrusts)) {
+                let child = self.linked_in(page, index)?;
+                (id, page) = (child, self.page(child));
+                continue;
+            }
             let mut state = page.lock.lock(&self.locks);
             if let Some(child) = self.confirm_link(page, (index, level), decoder, &mut state) {
                 drop(state);

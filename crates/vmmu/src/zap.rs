@@ -17,6 +17,7 @@ use crate::pool::Exhausted;
 use crate::prefetch::Window;
 use crate::rmap::Head;
 use crate::slots::AddressSpace;
+use crate::slotset::SlotSet;
 use crate::stats::{Event, Observer};
 use crate::sync::{Locks, Ordering};
 use core::ops::Range;
@@ -141,7 +142,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
             page.clear_present(word, u64::MAX);
             copy = copy.or_else(|| state.copy.take());
             state.window = Window::default();
-            state.behind[word] = 0;
+            state.behind = SlotSet::default();
         }
     }
 

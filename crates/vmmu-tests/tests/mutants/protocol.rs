@@ -4,7 +4,7 @@ use vmmu::addr::{Gfn, Gpa, Level};
 use vmmu::host::VcpuId;
 use vmmu::paging::Cr0;
 use vmmu::walk::AccessKind;
-use vmmu::{Engine, Event, FaultOutcome, SlotFlags};
+use vmmu::{Engine, Event, FaultOutcome, ForeignWrites, SlotFlags};
 use vmmu_tests::guest::{
     A, NX, P, PAGE, PS, READ, ROOT, TABLE, U, USER_READ, W, entry, long4, map_window, slot, window,
 };
@@ -83,12 +83,22 @@ fn a_frame_is_taken_back_from_large_leaves() {
 
 #[test]
 fn invlpg_finds_what_the_guest_wrote_unseen() {
-    let mut machine = guest(1);
-    let va = at(0, 1);
-    assert_eq!(machine.access(0, va, USER_READ), reached(100, va));
-    write_unseen(&mut machine, 0, slot(LEAVES, 1), entry(101, PAGE));
-    machine.invlpg(0, va);
-    assert_eq!(machine.access(0, va, USER_READ), reached(101, va));
+    for foreign_writes in [ForeignWrites::SeenEarly, ForeignWrites::ReportedFirst] {
+        let mut setup = quiet(Engine::Shadow, 1);
+        setup.config.foreign_writes = foreign_writes;
+        setup.config.unsync_level = Level::L4;
+        let (mut machine, _) = start(&setup, SlotFlags::empty());
+        let va = at(0, 1);
+        assert_eq!(machine.access(0, va, USER_READ), reached(100, va));
+        write_unseen(&mut machine, 0, slot(LEAVES, 1), entry(101, PAGE));
+        machine.invlpg(0, va);
+        assert_eq!(machine.access(0, va, USER_READ), reached(101, va));
+        // The same above level 1: another table with another page.
+        machine.poke(slot(OTHER, 1), entry(102, PAGE));
+        write_unseen(&mut machine, 0, slot(DIRECTORY, 0), entry(OTHER, TABLE));
+        machine.invlpg(0, va);
+        assert_eq!(machine.access(0, va, USER_READ), reached(102, va));
+    }
 }
 
 #[test]

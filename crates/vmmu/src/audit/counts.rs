@@ -4,6 +4,7 @@ use super::Audit;
 use super::finding::AuditFinding as Found;
 use super::records::bit;
 use crate::addr::{Gfn, Level};
+use crate::clean::PLACES;
 use crate::host::{Host, VcpuId};
 use crate::page::{Flags, Page, PageId};
 use crate::slots::AddressSpace;
@@ -66,9 +67,9 @@ impl<H: Host, O: Observer> Audit<'_, '_, H, O> {
     }
 
     fn check_unsync_list(&mut self) {
-        let (ids, len) = self.call.mmu.unsync.snapshot(&self.call.locks);
-        self.report.unsync = len as u64;
-        let ids = &ids[..len];
+        let mut ids = [0; PLACES];
+        let ids = self.call.mmu.unsync.snapshot(&self.call.locks, &mut ids);
+        self.report.unsync = ids.len() as u64;
         for id in self.pages.clone() {
             let times = ids.iter().filter(|i| **i == id.0).count() as u32;
             let flag = self.page(id).flags().contains(Flags::LISTED);
