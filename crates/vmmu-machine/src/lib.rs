@@ -15,6 +15,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bulk;
 pub mod check;
 mod clock;
 pub mod cpu;

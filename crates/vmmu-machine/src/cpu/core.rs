@@ -180,6 +180,34 @@ impl<O: Observer> Cpu for Core<O> {
         }
     }
 
+    /// What the front arrays know is plain memory, which nobody asks about.
+    fn copy(&mut self, from: u64, to: u64, len: usize) -> bool {
+        let (read, write) = (self.data(Access::Read), self.data(Access::Write));
+        let read = Class::new(read.kind, read.privilege);
+        let write = Class::new(write.kind, write.privilege);
+        let found = (
+            self.front.get_byte(read, from),
+            self.front.get_byte(write, to),
+        );
+        let (Some(from), Some(to)) = found else {
+            return false;
+        };
+        self.memory.copy_bytes(from, to, len);
+        self.stale |= self.memory.wrote(to);
+        true
+    }
+
+    fn fill(&mut self, at: u64, pattern: u64, len: usize) -> bool {
+        let write = self.data(Access::Write);
+        let write = Class::new(write.kind, write.privilege);
+        let Some(hpa) = self.front.get_byte(write, at) else {
+            return false;
+        };
+        self.memory.fill_bytes(hpa, pattern, len);
+        self.stale |= self.memory.wrote(hpa);
+        true
+    }
+
     #[inline]
     fn check_write(&mut self, at: u64, len: usize, access: Access) -> Result<(), Stop> {
         self.reach(at, len, access)
