@@ -9,13 +9,13 @@
 //!
 //! Invariants
 //! 1. An instruction that stops leaves registers, memory, ports and flags as they were. A repeated string instruction is one instruction for each
-//!    element: what it did before it stopped stays, and its registers say so.
+//!    element: what it did before it stopped stays, and its registers say so. An unmasked SIMD exception leaves its flags in MXCSR, for the handler.
 //! 2. Memory is read once per operand: what was checked is what is used.
 //! 3. Nothing that a guest can do makes it panic.
 //!
 //! # Known gaps
-//! AVX and later vector extensions, x87 transcendental instructions beyond what the families list, CET, SGX, TSX: they are answered with
-//! [`Stop::Unsupported`].
+//! SSE4, AVX and later vector extensions, XSAVE, CET, SGX, TSX: they are answered with [`Stop::Unsupported`]. x87's transcendental functions are good
+//! to the last bit of 64, but not the same as any processor's in it.
 
 #![no_std]
 #![forbid(unsafe_code)]

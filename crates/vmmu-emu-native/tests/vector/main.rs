@@ -8,4 +8,5 @@ mod compare;
 mod encoding;
 mod operands;
 mod sse;
+mod state;
 mod x87;

@@ -119,3 +119,27 @@ fn results_flags_and_the_stack_are_the_processors() {
     let templates = Template::parse_all(EXACT);
     run_all(&templates, 2500, 4, Precision::Exact, operands::stack);
 }
+
+/// The transcendental functions.
+const TRANSCENDENTAL: &str = "
+    - d9f0 . . f2xm1
+    - d9f1 . . fyl2x
+    - d9f2 . . fptan
+    - d9f3 . . fpatan
+    - d9f9 . . fyl2xp1
+    - d9fb . . fsincos
+    - d9fe . . fsin
+    - d9ff . . fcos
+";
+
+#[test]
+fn transcendental_functions_are_close_to_the_processors() {
+    let templates = Template::parse_all(TRANSCENDENTAL);
+    run_all(
+        &templates,
+        2500,
+        6,
+        Precision::Transcendental,
+        operands::stack,
+    );
+}

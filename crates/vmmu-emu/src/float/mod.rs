@@ -5,7 +5,8 @@
 //! the precision control, the direction of rounding in C1, tininess detected after rounding, zeros for denormal numbers, results of unmasked exceptions.
 //!
 //! - [`Env`]: rounding, masks and rules of the unit; it collects the flags.
-//! - [`arithmetic`]: add, multiply, divide, square root. [`remainder`]: FPREM, FSCALE, FXTRACT. [`compare`]. [`integer`]: conversions. [`nan`]: what becomes of NaNs.
+//! - [`arithmetic`]: add, multiply, divide, square root. [`remainder`]: FPREM, FSCALE, FXTRACT. [`compare`]. [`integer`]: conversions. [`series`]:
+//!   transcendental functions. [`nan`]: what becomes of NaNs.
 //!
 //! Invariants:
 //! 1. An operand that is finite and not zero is normalised: its significand has the top bit set.
@@ -18,6 +19,8 @@ pub(crate) mod nan;
 pub(crate) mod number;
 pub(crate) mod remainder;
 pub(crate) mod round;
+pub(crate) mod series;
+pub(crate) mod wide;
 
 pub(crate) use number::{Class, Double, Format, Number, Single};
 pub(crate) use round::Target;

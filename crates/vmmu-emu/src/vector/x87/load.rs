@@ -65,8 +65,7 @@ fn load_register<C: Cpu>(cpu: &mut C, op: &Op<C>) -> Result<(), Stop> {
         }
         None => {
             if fpu.underflow() {
-                fpu.set_top(fpu.top().wrapping_sub(1));
-                fpu.set(0, Extended::INDEFINITE);
+                fpu.force_push(Extended::INDEFINITE);
             }
         }
     }

@@ -105,17 +105,32 @@ impl Fpu {
         self.control & INVALID != 0
     }
 
-    /// Makes room for a register; says whether to write it, and `false` also stands for what an overflow made of it.
+    /// Pushes a register, which becomes the indefinite number if the stack is full and that is masked.
     pub(super) fn push(&mut self, value: Extended) {
         if self.get(7).is_none() {
-            self.set_top(self.top().wrapping_sub(1));
-            self.set(0, value);
-        } else {
-            self.raise(INVALID | STACK | ROUNDED_UP);
-            if self.control & INVALID != 0 {
-                self.set_top(self.top().wrapping_sub(1));
-                self.set(0, Extended::INDEFINITE);
-            }
+            self.force_push(value);
+        } else if self.overflow() {
+            self.force_push(Extended::INDEFINITE);
+        }
+    }
+
+    /// Pushes a register, whether or not there is room.
+    pub(super) fn force_push(&mut self, value: Extended) {
+        self.set_top(self.top().wrapping_sub(1));
+        self.set(0, value);
+    }
+
+    /// Raises a stack overflow; says whether it is masked.
+    fn overflow(&mut self) -> bool {
+        self.raise(INVALID | STACK | ROUNDED_UP);
+        self.control & INVALID != 0
+    }
+
+    /// Does what a full stack does to an instruction that replaces ST(0) and pushes.
+    pub(super) fn overflow_both(&mut self) {
+        if self.overflow() {
+            self.set(0, Extended::INDEFINITE);
+            self.force_push(Extended::INDEFINITE);
         }
     }
 

@@ -88,8 +88,7 @@ fn fxtract<C: Cpu>(cpu: &mut C, op: &Op<C>) -> Result<(), Stop> {
         None => {
             if fpu.underflow() {
                 fpu.set(0, Extended::INDEFINITE);
-                fpu.set_top(fpu.top().wrapping_sub(1));
-                fpu.set(0, Extended::INDEFINITE);
+                fpu.force_push(Extended::INDEFINITE);
             }
         }
     }
@@ -101,14 +100,10 @@ fn take_apart(fpu: &mut Fpu, a: Number) {
     let mut env = fpu.env();
     let (exponent, significand) = extract(&mut env, a);
     if fpu.get(7).is_some() {
-        // The push overflows: nothing else happens.
-        fpu.push(Extended::INDEFINITE);
-        if fpu.control & 1 != 0 {
-            fpu.set(1, Extended::INDEFINITE);
-        }
+        fpu.overflow_both();
     } else if fpu.may_write(&env) {
         fpu.set(0, Extended::pack(&exponent));
-        fpu.push(Extended::pack(&significand));
+        fpu.force_push(Extended::pack(&significand));
     }
 }
 
