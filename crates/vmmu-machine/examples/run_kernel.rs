@@ -1,11 +1,11 @@
 //! Runs a kernel: `run_kernel KERNEL [--nested] [--hostile | --deterministic] [--seed N] [--cpus N] [--memory MIB] [--initrd FILE]
-//! [--append LINE] [--timeout SECONDS] [--audit EXITS]`. Its serial port and its debug console go to standard output.
+//! [--append LINE] [--timeout SECONDS] [--audit EXITS] [--check]`. Its serial port and its debug console go to standard output.
 
 use core::error::Error;
 use core::time::Duration;
 
 use vmmu_machine::cpu::exit::Exit;
-use vmmu_machine::machine::{Machine, Nature, Paging, Record};
+use vmmu_machine::machine::{End, Machine, Nature, Paging, Record};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut words = std::env::args().skip(1);
@@ -25,6 +25,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             "--initrd" => machine.module(std::fs::read(value()?)?),
             "--append" => machine.command_line(value()?),
             "--timeout" => machine.timeout(Duration::from_secs(value()?.parse()?)),
+            "--check" => machine.check(),
             "--audit" => machine.audit(value()?.parse()?),
             other => return Err(format!("unknown: {other}").into()),
         };
@@ -35,7 +36,10 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 fn print(record: &Record) {
     let seconds = record.elapsed.as_secs_f64();
-    println!("\nend: {:?}", record.end);
+    match &record.end {
+        End::Broken(report) => println!("\nend: broken\n{report}"),
+        end => println!("\nend: {end:?}"),
+    }
     println!(
         "{} instructions in {seconds:.2} s: {:.1} million a second",
         record.instructions,
@@ -46,6 +50,9 @@ fn print(record: &Record) {
         record.exits.total(),
         record.exits.total() as f64 / seconds
     );
+    if let Some(judged) = record.judged {
+        println!("{judged}");
+    }
     for (count, name) in record.exits.0.iter().zip(Exit::NAMES) {
         if *count != 0 {
             println!("  {name} {count}");

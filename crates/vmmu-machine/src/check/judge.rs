@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use vmmu::addr::{Gfn, Gpa};
 use vmmu::host::{Host, VcpuId};
-use vmmu::paging::PagingState;
+use vmmu::paging::{Cr3, PagingState};
 use vmmu::{EmulateReason, Mmu, Strictness, TlbFlush};
 use vmmu_cpu::{Cpu, Fault, Frame, Hpa, Physical, TlbEntry};
 use vmmu_spec::{Access, Linear, Observation, Outcome};
@@ -229,14 +229,12 @@ impl<G: Ground> Judge<G> {
         let now = self.walk_now(view, case);
         if let Outcome::Translation(t) = &now
             && t.mapping().physical.get() == gpa
-            && (emulated.reason.is_none() || t.updates().next().is_none())
+            && t.updates().next().is_none()
         {
             return None;
         }
         let answer = self.ask(view, case);
         let wrong = criterion::reached(self, &answer, gpa);
-        // Only what the library was asked for has had its bits set by it.
-        let wrong = wrong.filter(|w| emulated.reason.is_some() || !matches!(w, Wrong::Bits { .. }));
         self.settle(case, answer.doubt, wrong)
     }
 
@@ -334,7 +332,15 @@ impl<G: Ground> Observer for Judge<G> {
         let mut view = self.views.lock(vcpu);
         view.load(state, load, now);
         self.narrowed(vcpu, &view);
-        self.note(Some(vcpu), Happened::Loaded(load, state.cr3.get()));
+        self.note(Some(vcpu), Happened::Loaded(load));
+    }
+
+    fn root_loaded(&self, vcpu: VcpuId, cr3: Cr3) {
+        let now = self.views.served_since(vcpu, self.watch.now());
+        let mut view = self.views.lock(vcpu);
+        view.load_root(cr3, now);
+        self.narrowed(vcpu, &view);
+        self.note(Some(vcpu), Happened::RootLoaded(cr3.get()));
     }
 
     fn flushed(&self, vcpu: VcpuId, what: TlbFlush) {
@@ -430,6 +436,14 @@ impl<G: Ground> Observer for Judge<G> {
         self.conclude(&matter, wrong, || (Vec::new(), None))?;
         self.note(Some(vcpu), Happened::Emulated(va, emulated.gpa));
         Ok(())
+    }
+
+    fn judged(&self) -> Option<Judged> {
+        Some(Self::judged(self))
+    }
+
+    fn report(&self) -> Option<String> {
+        self.mismatch().map(|mismatch| mismatch.to_string())
     }
 
     fn violated<M: Physical>(&self, vcpu: VcpuId, cpu: &Cpu<M>, fault: Fault) -> Caught {

@@ -17,14 +17,14 @@
 //!
 //! # Known gaps
 //! One address space of slots. PCIDs are not told apart. Where the past of a table is not known, because it was not watched yet, what the present does
-//! not explain is let pass until the next flush, and counted. Accessed bits of the accesses of an emulated instruction other than the one that
-//! faulted are not judged.
+//! not explain is let pass until the next flush, and counted. What the hypervisor fetches to emulate is not judged: the processor fetched it before.
 
 mod convert;
 mod criterion;
 mod ground;
 mod judge;
 mod judged;
+mod land;
 mod memo;
 mod mismatch;
 mod observer;

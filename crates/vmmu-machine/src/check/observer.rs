@@ -18,11 +18,13 @@
 
 use vmmu::addr::{Gfn, Gpa, Gva};
 use vmmu::host::VcpuId;
-use vmmu::paging::PagingState;
+use vmmu::paging::{Cr3, PagingState};
 use vmmu::walk::PageFaultCode;
 use vmmu::{EmulateReason, TlbFlush};
 use vmmu_cpu::{Access, Cpu, Fault, Frame, Hpa, Physical, Translation, Va};
 pub use vmmu_spec::Time;
+
+use super::judged::Judged;
 
 /// A number that changes when what a processor's front array holds has to be judged anew.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -67,8 +69,6 @@ pub struct Refused {
 /// What loaded registers that decide translation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Load {
-    /// MOV to CR3, a task switch: flushes what is not global, even if the value is the old one.
-    Root,
     /// MOV to CR0 or CR4, WRMSR to EFER, WRPKRU: flushes what the manuals say for the change (Intel SDM vol. 3, 4.10.4.1).
     Control,
     /// The machine: at the start, and at INIT. Nothing is cached from before.
@@ -127,8 +127,11 @@ pub trait Observer: Send + Sync {
     /// Notes that a vCPU has left its guest: it stores nothing through its front array from now on.
     fn exited(&self, vcpu: VcpuId);
 
-    /// Notes the guest's registers, whenever one that decides translation was loaded.
+    /// Notes the guest's registers, whenever one that decides translation was loaded, other than CR3 alone.
     fn registers(&self, vcpu: VcpuId, state: &PagingState, load: Load);
+
+    /// Notes that the guest loaded CR3: MOV, or a task switch. Flushes what is not global, even if the value is the old one.
+    fn root_loaded(&self, vcpu: VcpuId, cr3: Cr3);
 
     /// Notes a flush that the guest asked for.
     fn flushed(&self, vcpu: VcpuId, what: TlbFlush);
@@ -153,6 +156,16 @@ pub trait Observer: Send + Sync {
     /// # Errors
     /// [`Caught`]: it must not go there.
     fn emulated(&self, vcpu: VcpuId, emulated: &Emulated) -> Result<(), Caught>;
+
+    /// Returns how much was judged.
+    fn judged(&self) -> Option<Judged> {
+        None
+    }
+
+    /// Returns the report on what was caught.
+    fn report(&self) -> Option<String> {
+        None
+    }
 
     /// Reports that the processor was led where it must never be: freed tables, poisoned entries.
     fn violated<M: Physical>(&self, vcpu: VcpuId, cpu: &Cpu<M>, fault: Fault) -> Caught;
@@ -186,6 +199,8 @@ impl Observer for () {
     fn exited(&self, _: VcpuId) {}
     #[inline(always)]
     fn registers(&self, _: VcpuId, _: &PagingState, _: Load) {}
+    #[inline(always)]
+    fn root_loaded(&self, _: VcpuId, _: Cr3) {}
     #[inline(always)]
     fn flushed(&self, _: VcpuId, _: TlbFlush) {}
     #[inline(always)]

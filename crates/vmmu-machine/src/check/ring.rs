@@ -21,8 +21,10 @@ const EVENTS: usize = 256;
 #[derive(Clone, Copy, PartialEq, Debug)]
 #[non_exhaustive]
 pub enum Happened {
-    /// Registers were loaded; the new CR3.
-    Loaded(Load, u64),
+    /// Control registers were loaded.
+    Loaded(Load),
+    /// CR3 was loaded.
+    RootLoaded(u64),
     /// The guest flushed.
     Flushed(TlbFlush),
     /// The guest saw a fault.
@@ -47,9 +49,9 @@ pub enum Happened {
 impl fmt::Display for Happened {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Loaded(Load::Root, cr3) => write!(f, "MOV to CR3 of {cr3:#x}"),
-            Self::Loaded(Load::Control, _) => write!(f, "control registers changed"),
-            Self::Loaded(Load::Machine, _) => write!(f, "registers set by the machine"),
+            Self::RootLoaded(cr3) => write!(f, "MOV to CR3 of {cr3:#x}"),
+            Self::Loaded(Load::Control) => write!(f, "control registers changed"),
+            Self::Loaded(Load::Machine) => write!(f, "registers set by the machine"),
             Self::Flushed(TlbFlush::Address(gva)) => write!(f, "INVLPG of {:#x}", gva.get()),
             Self::Flushed(_) => write!(f, "flush of everything"),
             Self::Faulted(va, GuestFault::Page(code)) => {

@@ -105,8 +105,8 @@ impl View {
         self.pages.insert(va >> 12, now);
     }
 
-    /// Notes MOV to CR3: the root is the old one still.
-    fn leave_space(&mut self, now: Time) {
+    /// Notes a load of CR3.
+    pub(super) fn load_root(&mut self, cr3: vmmu::paging::Cr3, now: Time) {
         let left = Space {
             root: self.root(),
             entered: self.entered,
@@ -122,13 +122,15 @@ impl View {
         } else {
             self.spaces_lost = true;
         }
+        if let Some(state) = &mut self.state {
+            state.cr3 = cr3;
+        }
     }
 
     /// Notes loaded registers.
     pub(super) fn load(&mut self, state: &PagingState, load: Load, now: Time) {
         match (load, &self.state) {
             (Load::Machine, _) | (_, None) => self.flush_all(now),
-            (Load::Root, Some(_)) => self.leave_space(now),
             (Load::Control, Some(old)) if flushes(old, state) => self.flush_all(now),
             (Load::Control, Some(_)) => {}
         }
@@ -326,7 +328,7 @@ mod a_flush {
     fn by_a_load_of_cr3_spares_global_translations_of_the_space_that_is_left() {
         let mut view = View::new();
         view.load(&long4(1), Load::Machine, at(1));
-        view.load(&long4(2), Load::Root, at(3));
+        view.load_root(Cr3::new(2 << 12), at(3));
         let space = Space {
             root: vmmu_spec::Cr3::new(1 << 12),
             entered: at(1),

@@ -7,7 +7,9 @@
 use vmmu_cpu::{Access as MmuAccess, Fault, Hpa, Kind, Translation, Va};
 use vmmu_emu::{Access, Cpu, Exception, Stop, Word};
 
-use crate::check::{Observer, Used};
+use vmmu::walk::PageFaultCode;
+
+use crate::check::{GuestFault, Observer, Refused, Time, Used};
 use crate::cpu::core::{Core, Dimensions};
 use crate::cpu::exit::Exit;
 use crate::cpu::front::Class;
@@ -38,7 +40,7 @@ impl<O: Observer> Core<O> {
         let start = self.observer.now();
         match self.mmu.translate(Va::new(at), wanted) {
             Ok(translation) => self.take(at, wanted, &translation, start),
-            Err(fault) => self.fault(fault, data),
+            Err(fault) => self.fault(fault, wanted, data, start),
         }
     }
 
@@ -48,7 +50,7 @@ impl<O: Observer> Core<O> {
         at: u64,
         access: MmuAccess,
         translation: &Translation,
-        start: crate::check::Time,
+        start: Time,
     ) -> Result<Hpa, Stop> {
         let hpa = translation.hpa;
         if O::WATCHES {
@@ -86,13 +88,21 @@ impl<O: Observer> Core<O> {
 
     /// Turns the MMU's fault into the guest's exception or an exit.
     #[cold]
-    fn fault<T>(&mut self, fault: Fault, access: Option<Access>) -> Result<T, Stop> {
+    fn fault<T>(
+        &mut self,
+        fault: Fault,
+        wanted: MmuAccess,
+        access: Option<Access>,
+        start: Time,
+    ) -> Result<T, Stop> {
         match (fault, self.dimensions) {
             (Fault::Page { va, code }, Dimensions::Shadow) => {
                 self.leave(Exit::PageFault { va, code, access })
             }
             (Fault::Page { va, code }, Dimensions::Nested) => {
                 self.state.fault_address = va.get();
+                let code = PageFaultCode::from_bits_retain(code.bits());
+                self.refused(va, wanted, GuestFault::Page(code), start)?;
                 Err(Exception::with_code(PAGE_FAULT, code.bits() as u16).into())
             }
             (Fault::Nested { gpa, code }, _) => {
@@ -107,6 +117,27 @@ impl<O: Observer> Core<O> {
                 self.leave(Exit::Violation(violation))
             }
             _ => self.leave(Exit::Unsupported),
+        }
+    }
+
+    /// Tells the observer that the guest is to see a fault.
+    fn refused(
+        &mut self,
+        va: Va,
+        access: MmuAccess,
+        fault: GuestFault,
+        start: Time,
+    ) -> Result<(), Stop> {
+        let refused = Refused {
+            va,
+            access,
+            fault,
+            start,
+            rip: self.state.rip(),
+        };
+        match self.observer.refused(self.vcpu, &refused) {
+            Ok(()) => Ok(()),
+            Err(_) => self.leave(Exit::Caught),
         }
     }
 

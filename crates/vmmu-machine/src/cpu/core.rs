@@ -9,6 +9,7 @@
 
 use std::sync::Arc;
 
+use vmmu::TlbFlush;
 use vmmu::host::VcpuId;
 use vmmu_cpu::{Access as MmuAccess, Cpu as MmuCpu, Flush, Hpa, Kind, Privilege, Va};
 use vmmu_emu::system::features::Features;
@@ -19,6 +20,7 @@ use crate::check::{Epoch, Observer};
 use crate::clock::Clock;
 use crate::cpu::exit::{Exit, Intercept};
 use crate::cpu::front::{Class, Front};
+use crate::cpu::walked::Walked;
 use crate::memory::Memory;
 
 /// Which engine's tables the processor walks, which decides what exits.
@@ -35,7 +37,7 @@ pub enum Dimensions {
 pub(crate) struct Core<O> {
     pub(super) state: State,
     pub(super) front: Front,
-    pub(super) mmu: MmuCpu<Memory>,
+    pub(super) mmu: MmuCpu<Walked<O>>,
     pub(super) memory: Arc<Memory>,
     pub(super) dimensions: Dimensions,
     pub(super) features: Features,
@@ -240,6 +242,8 @@ impl<O: Observer> Cpu for Core<O> {
                     return Err(vmmu_emu::Exception::GENERAL_PROTECTION.into());
                 }
                 self.state.cr3 = value;
+                self.observer
+                    .root_loaded(self.vcpu, vmmu::paging::Cr3::new(value));
                 self.clear_front();
                 Ok(())
             }
@@ -253,12 +257,15 @@ impl<O: Observer> Cpu for Core<O> {
             (_, Dimensions::Shadow) => self.intercept(Intercept::Invlpg),
             (Invalidation::Page(at), Dimensions::Nested) => {
                 self.mmu.invlpg(Va::new(at));
+                self.observer
+                    .flushed(self.vcpu, TlbFlush::Address(vmmu::addr::Gva::new(at)));
                 // A large page has many places.
                 self.clear_front();
                 Ok(())
             }
             (_, Dimensions::Nested) => {
                 self.mmu.flush(Flush::Vpid(self.mmu.asid()));
+                self.observer.flushed(self.vcpu, TlbFlush::All);
                 self.clear_front();
                 Ok(())
             }

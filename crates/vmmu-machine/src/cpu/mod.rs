@@ -21,6 +21,7 @@ mod core;
 pub mod exit;
 mod front;
 mod kick;
+mod walked;
 
 use ::core::time::Duration;
 use std::sync::Arc;
@@ -44,6 +45,7 @@ use self::front::{Class, Front};
 
 pub use self::core::Dimensions;
 pub use self::kick::Kick;
+pub use self::walked::Walked;
 
 /// How often a block that leads to itself runs before anything else is looked at.
 const REPEATS: u32 = 64;
@@ -125,12 +127,8 @@ impl<O: Observer> Processor<O> {
     #[must_use]
     pub fn new(setup: Setup<O>) -> Self {
         let plain = matches!(setup.behaviour, Behaviour::Plain);
-        let mut mmu = MmuCpu::new(
-            Arc::clone(&setup.memory),
-            setup.model,
-            Policy::NONE,
-            setup.seed,
-        );
+        let walked = Walked::new(Arc::clone(&setup.memory), Arc::clone(&setup.observer));
+        let mut mmu = MmuCpu::new(Arc::new(walked), setup.model, Policy::NONE, setup.seed);
         if let Behaviour::Hostile(schedule) = setup.behaviour {
             mmu.set_schedule(schedule);
         }
@@ -176,7 +174,7 @@ impl<O: Observer> Processor<O> {
 
     /// Returns the MMU.
     #[must_use]
-    pub const fn mmu(&self) -> &MmuCpu<Memory> {
+    pub const fn mmu(&self) -> &MmuCpu<Walked<O>> {
         &self.core.mmu
     }
 

@@ -7,7 +7,7 @@ use vmmu::host::{MemoryToken, VcpuId};
 use vmmu::{AddressSpace, Config, Engine, Mmu, SlotConfig, SlotFlags};
 use vmmu_cpu::{Frame, Hostility};
 
-use crate::check::Observer;
+use crate::check::{Judge, Observer};
 use crate::clock::Clock;
 use crate::cpu::{Behaviour, Dimensions, Kick, Processor, Setup, Sharing};
 use crate::devices::{Platform, PlatformConfig, Wake};
@@ -48,10 +48,18 @@ impl Machine {
     /// # Errors
     /// [`Error`].
     pub fn ready(self) -> Result<Ready, Error> {
-        Ok(Ready(Box::new(self.assemble(Arc::new(()))?)))
+        if self.check {
+            let vcpus = u16::from(self.cpus.get());
+            let judge = |guest: &Arc<GuestFrames>| Judge::new(Arc::clone(guest), vcpus);
+            return Ok(Ready(Box::new(self.assemble(judge)?)));
+        }
+        Ok(Ready(Box::new(self.assemble(|_| ())?)))
     }
 
-    fn assemble<O: Observer>(mut self, observer: Arc<O>) -> Result<Assembled<O>, Error> {
+    fn assemble<O: Observer>(
+        mut self,
+        observer: impl FnOnce(&Arc<GuestFrames>) -> O,
+    ) -> Result<Assembled<O>, Error> {
         if self.memory < SMALLEST_MEMORY {
             return Err(Error::Description("a guest has at least 4 MiB of memory"));
         }
@@ -63,13 +71,14 @@ impl Machine {
             guest,
             spare,
         } = self.divide(config.max_pages)?;
+        let observer = Arc::new(observer(&guest));
         let kicks: Box<[Kick]> = (0..cpus).map(|_| Kick::default()).collect();
         let host = MachineHost {
-            memory: Arc::clone(&memory),
+            memory,
             guest: Arc::clone(&guest),
             spare: Spare::new(spare),
             kicks: kicks.clone(),
-            observer: Arc::clone(&observer),
+            observer,
         };
         let mmu = Mmu::new(host, config)?;
         for piece in guest.pieces() {

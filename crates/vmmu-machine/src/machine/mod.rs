@@ -29,6 +29,7 @@ use vmmu::Stats;
 use vmmu::paging::PhysBits;
 use vmmu_cpu::Counters;
 
+use crate::check::Judged;
 use crate::cpu::Work;
 use crate::load::LoadError;
 use crate::memory::NoMemory;
@@ -97,6 +98,7 @@ pub struct Machine {
     pub(crate) phys_bits: Option<PhysBits>,
     pub(crate) max_pages: Option<u32>,
     pub(crate) audit: Option<NonZeroU64>,
+    pub(crate) check: bool,
 }
 
 impl core::fmt::Debug for Machine {
@@ -131,6 +133,7 @@ impl Machine {
             phys_bits: None,
             max_pages: None,
             audit: None,
+            check: false,
         }
     }
 
@@ -218,6 +221,12 @@ impl Machine {
         self.audit = Some(every);
         self
     }
+    /// Has every translation judged by the specification ([`crate::check`]): the first that is wrong ends the run, with a report.
+    #[must_use]
+    pub const fn check(mut self) -> Self {
+        self.check = true;
+        self
+    }
     /// Runs it to its end.
     ///
     /// # Errors
@@ -278,4 +287,6 @@ pub struct Record {
     pub exits: Exits,
     /// The library's counters.
     pub stats: Stats,
+    /// How much was judged, if it was asked for.
+    pub judged: Option<Judged>,
 }

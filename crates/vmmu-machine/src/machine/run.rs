@@ -85,6 +85,7 @@ impl<O: Observer + core::fmt::Debug + 'static> Run for Assembled<O> {
             mmu: remains.iter().map(|one| one.mmu).collect(),
             exits,
             stats: vm.mmu.stats(),
+            judged: vm.observer.judged(),
         }
     }
 }

@@ -9,14 +9,15 @@
 
 use vmmu::addr::{Gpa, Gva};
 use vmmu::paging::{Cr0, Cr4, Rflags};
-use vmmu::walk::{AccessKind, Privilege, Walk, WalkFailure};
-use vmmu_cpu::Hpa;
+use vmmu::walk::{AccessKind, PageFaultCode, Privilege, Walk, WalkFailure};
+use vmmu_cpu::{Access as MmuAccess, Hpa, Kind, Privilege as Rank, Va};
 use vmmu_emu::system::features::Features;
 use vmmu_emu::system::{control, msr};
-use vmmu_emu::{Access, Control, Cpu, Exception, Invalidation, State, Stop, Word};
+use vmmu_emu::{Access, Control, Cpu, Exception, Flags, Invalidation, State, Stop, Word};
 
-use crate::check::Observer;
+use crate::check::{GuestFault, Observer};
 use crate::devices::{Effect, Time};
+use crate::vmm::fault::Attempt;
 use crate::vmm::runner::Runner;
 
 /// The vector of a page fault.
@@ -59,6 +60,8 @@ pub(super) enum Trouble {
     TableMissing(Gpa),
     /// Code lies in device memory.
     Code(Gpa),
+    /// The observer caught it.
+    Caught,
 }
 
 /// Where bytes of one page are.
@@ -112,7 +115,10 @@ impl<'a, 'm, O: Observer> Emulator<'a, 'm, O> {
 
     fn fetch_part(&mut self, at: Gva, bytes: &mut [u8]) -> Result<(), Stop> {
         let privilege = self.privilege(Access::Read);
-        let gpa = self.walk(at, AccessKind::Fetch, privilege)?;
+        let gpa = self.walk(
+            |runner| runner.translate(at, AccessKind::Fetch, privilege),
+            at,
+        )?;
         if self.runner.vm.guest.read(gpa, bytes) {
             Ok(())
         } else {
@@ -129,9 +135,13 @@ impl<'a, 'm, O: Observer> Emulator<'a, 'm, O> {
     }
 
     /// Walks the guest's tables.
-    fn walk(&mut self, at: Gva, kind: AccessKind, privilege: Privilege) -> Result<Gpa, Stop> {
+    fn walk(
+        &mut self,
+        mut walk: impl FnMut(&mut Runner<'m, O>) -> Walked,
+        at: Gva,
+    ) -> Result<Gpa, Stop> {
         for _ in 0..ATTEMPTS {
-            match self.runner.translate(at, kind, privilege) {
+            match walk(self.runner) {
                 Ok(Ok(walk)) => return Ok(walk.gpa()),
                 Ok(Err(WalkFailure::Fault(fault))) => {
                     self.state_mut().fault_address = at.get();
@@ -159,7 +169,45 @@ impl<'a, 'm, O: Observer> Emulator<'a, 'm, O> {
             Access::Update | Access::Write | Access::SystemWrite => AccessKind::Write,
         };
         let privilege = self.privilege(access);
-        self.walk(Gva::new(at), kind, privilege)
+        let attempt = Attempt {
+            va: Va::new(at),
+            access: self.seen(access),
+            start: self.runner.vm.observer.now(),
+        };
+        let gva = Gva::new(at);
+        let found = self.walk(|runner| Ok(runner.touch(gva, kind, privilege)), gva);
+        let allowed = match found {
+            Ok(gpa) => self.runner.may_emulate(&attempt, gpa, None),
+            Err(Stop::Exception(Exception {
+                vector: PAGE_FAULT,
+                code: Some(code),
+            })) => {
+                let code = PageFaultCode::from_bits_retain(u32::from(code));
+                self.runner.may_see(&attempt, GuestFault::Page(code))
+            }
+            Err(_) => true,
+        };
+        if allowed {
+            found
+        } else {
+            self.give_up(Trouble::Caught)
+        }
+    }
+
+    /// Returns an access to data as the observer is told of it.
+    fn seen(&self, access: Access) -> MmuAccess {
+        let kind = match access {
+            Access::Read | Access::SystemRead => Kind::Read,
+            Access::Update | Access::Write | Access::SystemWrite => Kind::Write,
+        };
+        let state = self.runner.processor.state();
+        let privilege = match access {
+            Access::SystemRead | Access::SystemWrite => Rank::Implicit,
+            _ if state.cpl == 3 => Rank::User,
+            _ if state.flags.contains(Flags::AC) => Rank::SupervisorAc,
+            _ => Rank::Supervisor,
+        };
+        MmuAccess::new(kind, privilege)
     }
 
     fn place(&self, gpa: Gpa) -> Place {

@@ -7,12 +7,12 @@
 use vmmu::addr::{Gpa, Gva};
 use vmmu::paging::Rflags;
 use vmmu::walk::{Access as GuestAccess, AccessKind, PageFaultCode, Privilege};
-use vmmu::{Error, FaultOutcome, Unprotected};
-use vmmu_cpu::{NpfCode, PfCode, Va};
+use vmmu::{EmulateReason, Error, FaultOutcome, Unprotected};
+use vmmu_cpu::{Access as MmuAccess, Kind, NpfCode, PfCode, Privilege as Rank, Va};
 use vmmu_emu::system::event::{Delivery, Event, raise};
-use vmmu_emu::{Access, Exception, Stop, step};
+use vmmu_emu::{Access, Exception, Flags, Stop, step};
 
-use crate::check::Observer;
+use crate::check::{Emulated, GuestFault, Observer, Refused, Time};
 use crate::vmm::emulate::Emulator;
 use crate::vmm::end::End;
 use crate::vmm::report;
@@ -20,6 +20,14 @@ use crate::vmm::runner::Runner;
 
 /// How often in a row one instruction may come back because its own translation needs the table that it writes.
 const PATIENCE: u32 = 16;
+
+/// An access that the guest tried, as the observer is told of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Attempt {
+    pub(super) va: Va,
+    pub(super) access: MmuAccess,
+    pub(super) start: Time,
+}
 
 impl<O: Observer> Runner<'_, O> {
     /// Answers #PF of the shadow tables.
@@ -30,6 +38,7 @@ impl<O: Observer> Runner<'_, O> {
         access: Option<Access>,
         event: Option<Event>,
     ) {
+        let attempt = self.attempt(va, code, access);
         let state = self.processor.state();
         let privilege = match access {
             Some(Access::SystemRead | Access::SystemWrite) => Privilege::KERNEL,
@@ -43,8 +52,66 @@ impl<O: Observer> Runner<'_, O> {
                 self.again = 0;
                 self.resume(event);
             }
-            outcome => self.carry_out_fault(outcome, gva, event),
+            outcome => self.carry_out_fault(outcome, gva, event, Some(attempt)),
         }
+    }
+
+    /// Returns what the observer is told of an access that faulted.
+    fn attempt(&self, va: Va, code: PfCode, access: Option<Access>) -> Attempt {
+        let kind = if code.contains(PfCode::FETCH) {
+            Kind::Execute
+        } else if code.contains(PfCode::WRITE) {
+            Kind::Write
+        } else {
+            Kind::Read
+        };
+        let kind = if access.is_none() {
+            Kind::Execute
+        } else {
+            kind
+        };
+        let state = self.processor.state();
+        let privilege = match access {
+            Some(Access::SystemRead | Access::SystemWrite) => Rank::Implicit,
+            _ if state.cpl == 3 => Rank::User,
+            Some(_) if state.flags.contains(Flags::AC) => Rank::SupervisorAc,
+            _ => Rank::Supervisor,
+        };
+        Attempt {
+            va,
+            access: MmuAccess::new(kind, privilege),
+            start: self.vm.observer.now(),
+        }
+    }
+
+    /// Tells the observer that the guest is to see a fault; tells whether it may.
+    pub(super) fn may_see(&mut self, attempt: &Attempt, fault: GuestFault) -> bool {
+        let refused = Refused {
+            va: attempt.va,
+            access: attempt.access,
+            fault,
+            start: attempt.start,
+            rip: self.processor.state().rip(),
+        };
+        self.vm.observer.refused(self.vcpu.id(), &refused).is_ok()
+    }
+
+    /// Tells the observer that an access is emulated; tells whether it may be.
+    pub(super) fn may_emulate(
+        &mut self,
+        attempt: &Attempt,
+        gpa: Gpa,
+        reason: Option<EmulateReason>,
+    ) -> bool {
+        let emulated = Emulated {
+            va: Gva::new(attempt.va.get()),
+            access: attempt.access,
+            gpa,
+            reason,
+            start: attempt.start,
+            rip: self.processor.state().rip(),
+        };
+        self.vm.observer.emulated(self.vcpu.id(), &emulated).is_ok()
     }
 
     /// Answers a nested page fault.
@@ -64,7 +131,7 @@ impl<O: Observer> Runner<'_, O> {
             self.table_missing(gpa);
             return;
         }
-        self.carry_out_fault(outcome, Gva::new(0), event);
+        self.carry_out_fault(outcome, Gva::new(0), event, None);
     }
 
     fn resume(&mut self, event: Option<Event>) {
@@ -78,7 +145,14 @@ impl<O: Observer> Runner<'_, O> {
         outcome: Result<FaultOutcome, Error>,
         gva: Gva,
         event: Option<Event>,
+        attempt: Option<Attempt>,
     ) {
+        if let (Some(attempt), Ok(outcome)) = (attempt, &outcome)
+            && !self.may_carry_out(&attempt, *outcome)
+        {
+            self.caught();
+            return;
+        }
         match outcome {
             Ok(FaultOutcome::Resume) => self.resume(event),
             Ok(FaultOutcome::Retry) => {
@@ -101,6 +175,22 @@ impl<O: Observer> Runner<'_, O> {
             Ok(FaultOutcome::TableMissing { gpa }) => self.table_missing(gpa),
             Ok(outcome) => self.refuse(&format!("no answer to {outcome:?}")),
             Err(error) => self.library_failed(error),
+        }
+    }
+
+    fn may_carry_out(&mut self, attempt: &Attempt, outcome: FaultOutcome) -> bool {
+        match outcome {
+            FaultOutcome::InjectPageFault { code, .. } => {
+                self.may_see(attempt, GuestFault::Page(code))
+            }
+            FaultOutcome::InjectGeneralProtection => {
+                self.may_see(attempt, GuestFault::NotCanonical)
+            }
+            FaultOutcome::EmulateMmio { gpa, reason }
+            | FaultOutcome::EmulateWrite { gpa, reason } => {
+                self.may_emulate(attempt, gpa, Some(reason))
+            }
+            _ => true,
         }
     }
 

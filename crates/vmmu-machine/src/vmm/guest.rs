@@ -41,6 +41,8 @@ pub struct GuestFrames {
     memory: Arc<Memory>,
     pieces: Vec<Piece>,
     places: Box<[AtomicU32]>,
+    /// By host frame, the number of the frame that lies there.
+    numbers: Box<[AtomicU32]>,
     /// By block of numbers, which is one of guest frames too: it lies in one piece.
     whole: Box<[AtomicBool]>,
     moving: RwLock<()>,
@@ -81,6 +83,12 @@ impl GuestFrames {
                 && block.len() as u64 == BLOCK
                 && along.all(|(place, wanted)| place.get() == wanted)
         };
+        let numbers: Box<[AtomicU32]> = (0..memory.frames())
+            .map(|_| AtomicU32::new(NOWHERE))
+            .collect();
+        for (number, place) in (0..).zip(places) {
+            numbers[place.get() as usize].store(number, Ordering::Relaxed);
+        }
         let whole = places
             .chunks(BLOCK as usize)
             .map(|block| AtomicBool::new(is_whole(block)));
@@ -92,8 +100,26 @@ impl GuestFrames {
                 .iter()
                 .map(|place| AtomicU32::new(place.get() as u32))
                 .collect(),
+            numbers,
             moving: RwLock::new(()),
         }
+    }
+
+    /// Returns the host memory.
+    #[must_use]
+    pub fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    /// Returns the number of the frame that lies at a place.
+    #[inline]
+    #[must_use]
+    pub fn number_at(&self, place: Frame) -> Option<u64> {
+        let number = self
+            .numbers
+            .get(place.get() as usize)?
+            .load(Ordering::Acquire);
+        (number != NOWHERE).then_some(u64::from(number))
     }
 
     /// Returns the pieces.
@@ -151,11 +177,17 @@ impl GuestFrames {
             .places
             .get(number as usize)?
             .swap(NOWHERE, Ordering::AcqRel);
+        if let Some(cell) = self.numbers.get(place as usize) {
+            cell.store(NOWHERE, Ordering::Release);
+        }
         (place != NOWHERE).then(|| Frame::new(u64::from(place)))
     }
 
     /// Puts a frame to its new place, where its content is.
     pub fn put(&self, number: u64, place: Frame) {
+        if let Some(cell) = self.numbers.get(place.get() as usize) {
+            cell.store(number as u32, Ordering::Release);
+        }
         if let Some(cell) = self.places.get(number as usize) {
             cell.store(place.get() as u32, Ordering::Release);
         }

@@ -11,7 +11,7 @@ use vmmu::host::VcpuId;
 use vmmu::paging::PagingState;
 use vmmu::walk::{
     Access as GuestAccess, AccessKind, CasOutcome, Gpte, GpteError, GpteMemory, GpteWidth,
-    Privilege, Walk, Walker,
+    Privilege, Walk, WalkFailure, Walker,
 };
 use vmmu::{AddressSpace, Strictness, TlbFlush, Vcpu};
 use vmmu_cpu::Flush;
@@ -250,12 +250,10 @@ impl<'m, O: Observer> Runner<'m, O> {
             }
             Exit::Violation(violation) => {
                 let report = report::crash(self, &violation.to_string());
-                self.vm.finish(End::Broken(report));
+                let observed = self.vm.observer.report().unwrap_or_default();
+                self.vm.finish(End::Broken(format!("{observed}{report}")));
             }
-            Exit::Caught => {
-                let report = report::crash(self, "a translation was used that must not be");
-                self.vm.finish(End::Broken(report));
-            }
+            Exit::Caught => self.caught(),
         }
     }
 
@@ -296,6 +294,7 @@ impl<'m, O: Observer> Runner<'m, O> {
             (_, Some(Trouble::Code(gpa))) => self.refuse(&format!(
                 "the guest executes code at {gpa}, where no memory is"
             )),
+            (_, Some(Trouble::Caught)) => self.caught(),
             (_, None) => self.unsupported(),
         }
     }
@@ -310,9 +309,7 @@ impl<'m, O: Observer> Runner<'m, O> {
                 if shadow && let Err(error) = self.vcpu.load_cr3(state.cr3) {
                     self.library_failed(error);
                 }
-                self.vm
-                    .observer
-                    .registers(self.vcpu.id(), &state, Load::Root);
+                self.vm.observer.root_loaded(self.vcpu.id(), state.cr3);
             }
             Follow::Paging => self.apply(Load::Control),
             Follow::Page(gva) => self.invalidate(TlbFlush::Address(gva)),
@@ -357,6 +354,14 @@ impl<'m, O: Observer> Runner<'m, O> {
             },
         };
         self.processor.inject(event);
+    }
+
+    /// Ends the run with the observer's report.
+    #[cold]
+    pub(super) fn caught(&mut self) {
+        let observed = self.vm.observer.report().unwrap_or_default();
+        let report = report::crash(self, "the run ends here");
+        self.vm.finish(End::Broken(format!("{observed}{report}")));
     }
 
     #[cold]
@@ -417,10 +422,7 @@ impl<'m, O: Observer> Runner<'m, O> {
         }
         self.walker
             .set_state(state_of(self.processor.state(), &self.vm.shape));
-        let tables = Tables {
-            guest: &self.vm.guest,
-            memory: &self.vm.memory,
-        };
+        let tables = self.tables();
         let mut walk = Walk::new();
         let walked = self
             .walker
@@ -429,13 +431,37 @@ impl<'m, O: Observer> Runner<'m, O> {
     }
 }
 
-/// Guest tables under nested paging, where the library knows nothing of them.
-struct Tables<'a> {
-    guest: &'a GuestFrames,
-    memory: &'a Memory,
+impl<'m, O: Observer> Runner<'m, O> {
+    /// Translates for an access that happens: sets accessed and dirty bits.
+    pub(super) fn touch(
+        &mut self,
+        gva: Gva,
+        kind: AccessKind,
+        privilege: Privilege,
+    ) -> Result<Walk, WalkFailure> {
+        self.walker
+            .set_state(state_of(self.processor.state(), &self.vm.shape));
+        self.walker
+            .walk(&self.tables(), gva, GuestAccess::new(kind, privilege))
+    }
+
+    fn tables(&self) -> Tables<'m, O> {
+        Tables {
+            guest: &self.vm.guest,
+            memory: &self.vm.memory,
+            observer: &self.vm.observer,
+        }
+    }
 }
 
-impl GpteMemory for Tables<'_> {
+/// Guest tables as the hypervisor reaches them for itself.
+struct Tables<'m, O> {
+    guest: &'m GuestFrames,
+    memory: &'m Memory,
+    observer: &'m O,
+}
+
+impl<O: Observer> GpteMemory for Tables<'_, O> {
     fn read(&self, at: Gpa, width: GpteWidth) -> Result<Gpte, GpteError> {
         let _settled = self.guest.settle();
         let hpa = self.guest.hpa(at).ok_or(GpteError::Missing)?;
@@ -447,12 +473,29 @@ impl GpteMemory for Tables<'_> {
 
     fn compare_exchange(
         &self,
-        _: Gpa,
-        _: GpteWidth,
-        _: Gpte,
-        _: Gpte,
+        at: Gpa,
+        width: GpteWidth,
+        current: Gpte,
+        new: Gpte,
     ) -> Result<CasOutcome, GpteError> {
-        // Walks leave no marks here.
-        Ok(CasOutcome::ReadOnly)
+        // The frame stays, and whoever moves it later moves the marks along.
+        let _settled = self.guest.settle();
+        let hpa = self.guest.hpa(at).ok_or(GpteError::Missing)?;
+        let (current, new) = (current.raw(), new.raw());
+        let found = match width {
+            GpteWidth::Bytes8 => {
+                let exchange = || self.memory.exchange_if(hpa, current, new);
+                self.observer.store(hpa, 8, exchange)
+            }
+            GpteWidth::Bytes4 => {
+                let exchange = || self.memory.exchange_if(hpa, current as u32, new as u32);
+                u64::from(self.observer.store(hpa, 4, exchange))
+            }
+        };
+        Ok(if found == current {
+            CasOutcome::Done
+        } else {
+            CasOutcome::Lost
+        })
     }
 }

@@ -220,35 +220,30 @@ impl Rig {
     /// Loads registers.
     pub(crate) fn load(&mut self, vcpu: VcpuId, state: PagingState, load: Load) {
         self.exit(vcpu);
-        let handle = self.handle(vcpu);
-        let served = match load {
-            Load::Root => handle.load_cr3(state.cr3),
-            _ => handle.set_paging(&state, AddressSpace::Normal),
-        };
+        let served = self.handle(vcpu).set_paging(&state, AddressSpace::Normal);
         served.expect("a good state");
         self.tell_stores();
-        self.vcpus[usize::from(vcpu.0)].state = state;
-        if self.engine != Engine::Shadow {
-            self.load_own(vcpu, &state, load);
-        }
+        let processor = &mut self.vcpus[usize::from(vcpu.0)];
+        processor.state = state;
+        processor.cpu.flush(Flush::All);
         self.judge.registers(vcpu, &state, load);
-    }
-
-    /// Loads registers of a guest that runs on its own tables.
-    fn load_own(&mut self, vcpu: VcpuId, state: &PagingState, load: Load) {
-        let cpu = &mut self.vcpus[usize::from(vcpu.0)].cpu;
-        if load == Load::Root {
-            cpu.mov_cr3(state.cr3.get()).expect("no PDPTEs");
-        } else {
-            cpu.flush(Flush::All);
-        }
     }
 
     /// Executes MOV to CR3.
     pub(crate) fn mov_cr3(&mut self, vcpu: VcpuId, root: u64) {
-        let mut state = self.vcpus[usize::from(vcpu.0)].state;
-        state.cr3 = Cr3::new(root << 12);
-        self.load(vcpu, state, Load::Root);
+        let cr3 = Cr3::new(root << 12);
+        let index = usize::from(vcpu.0);
+        self.vcpus[index].state.cr3 = cr3;
+        if self.engine == Engine::Shadow {
+            self.exit(vcpu);
+            let served = self.handle(vcpu).load_cr3(cr3);
+            served.expect("a good root");
+            self.tell_stores();
+        } else {
+            let loaded = self.vcpus[index].cpu.mov_cr3(cr3.get());
+            loaded.expect("no PDPTEs");
+        }
+        self.judge.root_loaded(vcpu, cr3);
     }
 
     /// Executes INVLPG.
