@@ -18,7 +18,6 @@ use crate::derive::Derived;
 use crate::host::Host;
 use crate::mmu::Call;
 use crate::page::{Flags, Page, PageId};
-use crate::rmap::Head;
 use crate::spte::Spte;
 use crate::stats::{Event, Observer};
 use crate::sync::{Kind, Lock, Locks, Ordering};
@@ -358,12 +357,12 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
     /// Takes a page that nothing links off the list: whoever links it makes it clean first.
     fn unlist_unlinked(&self, id: PageId, page: &Page) -> bool {
         // Without the lock a guess, which costs no more than a sync that nobody needs.
-        if page.parents.load(Ordering::Relaxed) != 0 && page.flags().contains(Flags::LISTED) {
+        if !page.parents().is_empty() && page.flags().contains(Flags::LISTED) {
             return false;
         }
         let _stripe = self.mmu.frames.lock(&self.locks, page.gfn());
         let flags = page.flags();
-        if page.parents.load(Ordering::Relaxed) != 0 || !flags.contains(Flags::LISTED) {
+        if !page.parents().is_empty() || !flags.contains(Flags::LISTED) {
             return !flags.contains(Flags::LISTED);
         }
         page.set_flags(flags - Flags::LISTED);
@@ -375,22 +374,20 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
     fn was_used(&self, page: &Page) -> bool {
         let stripe = self.mmu.frames.lock(&self.locks, page.gfn());
         let mut used = false;
-        stripe
-            .nodes
-            .for_each(Head(page.parents.load(Ordering::Relaxed)), |edge| {
-                let parent = self.page(edge.page());
-                let link = self.load(parent, edge.slot());
-                if link.has(Spte::ACCESSED) {
-                    used = true;
-                    // A guess is good enough: a paging-structure cache may keep the bit from being set again.
-                    let _ = self.mmu.host.compare_exchange(
-                        parent.table(),
-                        edge.slot(),
-                        link.raw(),
-                        link.without(Spte::ACCESSED).raw(),
-                    );
-                }
-            });
+        stripe.nodes.for_each(page.parents(), |edge| {
+            let parent = self.page(edge.page());
+            let link = self.load(parent, edge.slot());
+            if link.has(Spte::ACCESSED) {
+                used = true;
+                // A guess is good enough: a paging-structure cache may keep the bit from being set again.
+                let _ = self.mmu.host.compare_exchange(
+                    parent.table(),
+                    edge.slot(),
+                    link.raw(),
+                    link.without(Spte::ACCESSED).raw(),
+                );
+            }
+        });
         if used {
             page.writes.store(0, Ordering::Relaxed);
         }

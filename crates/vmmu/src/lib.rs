@@ -148,6 +148,7 @@ mod page;
 pub mod paging;
 mod pool;
 mod prefetch;
+mod region;
 mod report;
 mod retire;
 mod rmap;

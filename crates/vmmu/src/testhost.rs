@@ -302,7 +302,16 @@ impl World {
 
     /// Makes the MMU. `adjust` may change the configuration.
     pub(crate) fn new(engine: Engine, adjust: impl FnOnce(&mut Config)) -> Self {
-        let (mmu, ram) = machine(engine, (64, Self::FRAMES), adjust);
+        Self::sized(engine, (64, Self::FRAMES), adjust)
+    }
+
+    /// Makes the MMU with room for so many tables, and so many frames of RAM.
+    pub(crate) fn sized(
+        engine: Engine,
+        (tables, frames): (usize, usize),
+        adjust: impl FnOnce(&mut Config),
+    ) -> Self {
+        let (mmu, ram) = machine(engine, (tables, frames), adjust);
         Self { mmu, ram }
     }
 
