@@ -62,18 +62,28 @@ fn main() {
         cpu.state.fpu.control = 0x37f;
         cpu.state.fpu.in_use = 0;
         let ops = decoded(code);
-        let begin = Instant::now();
+        let (begin, used) = (Instant::now(), processor_seconds());
         let rounds = 4_000_000;
         for _ in 0..rounds {
             for op in &ops {
                 op.execute(&mut cpu).expect("no fault");
             }
         }
-        let seconds = begin.elapsed().as_secs_f64();
+        let seconds = match (used, processor_seconds()) {
+            (Some(before), Some(after)) => after - before,
+            _ => begin.elapsed().as_secs_f64(),
+        };
         let all = f64::from(rounds) * ops.len() as f64;
         println!(
             "{name}: {:.0} million instructions a second",
             all / seconds / 1e6
         );
     }
+}
+
+/// Returns the processor time that this process has used, where the system tells: others may be busy meanwhile.
+fn processor_seconds() -> Option<f64> {
+    let line = std::fs::read_to_string("/proc/self/schedstat").ok()?;
+    let nanoseconds: f64 = line.split(' ').next()?.parse().ok()?;
+    Some(nanoseconds / 1e9)
 }

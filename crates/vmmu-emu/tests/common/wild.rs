@@ -24,6 +24,8 @@ pub(crate) struct Wild {
     salt: u64,
     /// The number of stores, and of port accesses and other effects, that were granted.
     effects: u64,
+    /// A write of a control register was left to the embedder.
+    refused: bool,
 }
 
 /// What became of instructions.
@@ -51,6 +53,7 @@ impl Wild {
             memory: vec![0; MEMORY],
             salt: 0,
             effects: 0,
+            refused: false,
         };
         wild.rng.fill(&mut wild.memory);
         wild
@@ -74,14 +77,17 @@ impl Wild {
     fn one(&mut self, bytes: &[u8], tally: &mut Tally) {
         let before = self.state.clone();
         let effects = self.effects;
+        self.refused = false;
         let result = catch_unwind(AssertUnwindSafe(|| step(self, bytes)));
         let result = result.unwrap_or_else(|panic| {
             eprintln!("{:?}: {bytes:02x?} in {before:?}", Mode::of(&before));
             resume_unwind(panic)
         });
+        // With another task loaded a fault is that one's: the switch has happened. One that its CR3 stopped has saved the old task, and will again.
         if let Err(stop) = result
             && !repeats(bytes)
-            && !switches_tasks(stop)
+            && self.state.tr == before.tr
+            && !self.refused
             && let Some(trace) = self.trace(&before, effects, stop)
         {
             let name = format!("{:?}: {trace}", mnemonic(bytes, Mode::of(&before)));
@@ -267,12 +273,6 @@ fn table_at_random(rng: &mut Rng) -> Table {
     }
 }
 
-/// Says whether it stopped in a task switch, which saves the outgoing task before it can find the incoming one unusable.
-fn switches_tasks(stop: Stop) -> bool {
-    const INVALID_TASK: u8 = 10;
-    matches!(stop, Stop::Exception(exception) if exception.vector == INVALID_TASK)
-}
-
 /// Says whether the bytes are a repeated string instruction, whose elements count one by one.
 fn repeats(bytes: &[u8]) -> bool {
     let prefixed = bytes.iter().any(|b| matches!(b, 0xf2 | 0xf3));
@@ -347,7 +347,9 @@ impl Cpu for Wild {
         self.device()
     }
     fn write_control(&mut self, register: Control, value: u64) -> Result<(), Stop> {
+        self.refused = true;
         self.device()?;
+        self.refused = false;
         match register {
             Control::Cr0 => self.state.cr0 = value,
             Control::Cr3 => self.state.cr3 = value,
