@@ -91,6 +91,17 @@ fn flags_say_what_happened() {
 }
 
 #[test]
+fn a_result_that_was_tiny_before_it_was_rounded_underflows() {
+    // Just below the least normal number, which it is rounded to; the host's arithmetic does not tell.
+    let least = f64::MIN_POSITIVE;
+    let below_one = 1.0 - 2f64.powi(-53);
+    for mxcsr in [MASKED, MASKED | u32::from(INEXACT)] {
+        let found = on_doubles(MULSD, below_one, least, mxcsr);
+        assert_eq!(found, (least.to_bits(), UNDERFLOW | INEXACT));
+    }
+}
+
+#[test]
 fn rounding_follows_mxcsr() {
     let third = 1.0f64 / 3.0;
     let results = [0, 1, 2, 3].map(|mode| on_doubles(DIVSD, -1.0, 3.0, MASKED | mode << 13).0);
