@@ -1,4 +1,4 @@
-//! Integer instructions do what the processor that runs this does: random encodings, operands and flags, in 64-bit and 32-bit code.
+//! Integer instructions do what the processor that runs this does: random encodings, operands and flags, in 64-bit, 32-bit and 16-bit code.
 //!
 //! `VMMU_EMU_SECONDS` makes each mode run that long, `VMMU_EMU_SEED` begins elsewhere.
 
@@ -20,7 +20,7 @@ fn compare(mode: CodeMode, codes: usize) {
     let seed = setting("VMMU_EMU_SEED", 7);
     let mut generator = Generator::new(seed, mode, is_integer);
     let mut coverage = Coverage::default();
-    let end = Instant::now() + Duration::from_secs(setting("VMMU_EMU_SECONDS", 12));
+    let end = Instant::now() + Duration::from_secs(setting("VMMU_EMU_SECONDS", 10));
     while Instant::now() < end {
         let case = generator.next_case();
         if let Err(difference) = compare_integer(&mut sandbox, &case, &mut coverage) {
@@ -39,6 +39,11 @@ fn compare(mode: CodeMode, codes: usize) {
 #[test]
 fn integer_instructions_of_64_bit_code_do_what_the_processor_does() {
     compare(CodeMode::Bits64, 580);
+}
+
+#[test]
+fn integer_instructions_of_16_bit_code_do_what_the_processor_does() {
+    compare(CodeMode::Bits16, 470);
 }
 
 #[test]
