@@ -348,7 +348,7 @@ impl World {
     /// Follows the shadow tables of vCPU 0 to the slot for `gva` in the page of `level`.
     pub(crate) fn slot(&self, gva: u64, level: Level) -> (PageId, Index) {
         let local = self.vcpu(0).shared.local.claim().expect("no call runs");
-        let mut id = local.referenced().expect("a root is loaded");
+        let mut id = local.roots.referenced().expect("a root is loaded");
         loop {
             let at = self.page(id).role().level();
             let index = at.index(gva);
