@@ -137,6 +137,14 @@ impl<H: Host, O: Observer> Mmu<H, O> {
 }
 
 impl<H: Host, O: Observer> Vcpu<'_, H, O> {
+    /// Tells whether every entry below the loaded root is what the guest's tables say, but for writes that nobody has reported: no page is listed, and
+    /// the root, which may be off the list because nothing links it, is clean itself.
+    #[inline]
+    pub(crate) fn is_way_clean(&self, local: &VcpuLocal) -> bool {
+        let is_clean = |root| self.mmu.pool.get(root).flags().contains(Flags::CLEAN);
+        self.mmu.unsync.is_empty() && local.roots.loaded().is_some_and(is_clean)
+    }
+
     /// Loads a root that is at hand, if it is as clean as it has to be; tells whether it is. What [`Call::load_root`] finds out in general.
     #[inline]
     pub(crate) fn reload_root(&self, local: &mut VcpuLocal) -> bool {

@@ -8,6 +8,7 @@
 //! 2. Only `enter` and `exited` change whether the vCPU counts as inside its guest.
 
 use crate::addr::{Gfn, Gva, Level};
+use crate::config::ForeignWrites;
 use crate::debt::Debt;
 use crate::error::Error;
 use crate::host::{Host, VcpuId};
@@ -262,19 +263,27 @@ impl<'m, H: Host, O: Observer> Vcpu<'m, H, O> {
         match what {
             TlbFlush::All => self.with_pages(|call| call.load_root(&mut local)),
             TlbFlush::Address(gva) => {
-                let call = self.call();
-                call.count(Event::Invlpg);
-                let mut debt = Debt::new(&call);
-                let root = call.usable_root(&local);
-                let slot = root
-                    .filter(|_| !mutant!(InvlpgOnlyFlushes))
-                    .and_then(|root| call.derive_way(root, gva, &mut debt));
-                debt.pay();
-                if let Some((id, index)) = slot {
-                    call.fill_one(local.walker.decoder(), id, index);
+                self.shared.counters.add_alone(Event::Invlpg, 1);
+                self.mmu.observer.observe(Event::Invlpg, None);
+                let reported = self.mmu.config.foreign_writes == ForeignWrites::ReportedFirst;
+                if !(reported && (self.is_way_clean(&local) || mutant!(InvlpgTrusts))) {
+                    self.invalidate_address(&local, gva);
                 }
                 Ok(())
             }
+        }
+    }
+
+    fn invalidate_address(&self, local: &VcpuLocal, gva: Gva) {
+        let call = self.call();
+        let mut debt = Debt::new(&call);
+        let root = call.usable_root(local);
+        let slot = root
+            .filter(|_| !mutant!(InvlpgOnlyFlushes))
+            .and_then(|root| call.invalidate_way(root, gva, &mut debt));
+        debt.pay();
+        if let Some((id, index)) = slot {
+            call.fill_one(local.walker.decoder(), id, index);
         }
     }
 

@@ -115,7 +115,7 @@ mutants! {
     P UnmapKeepsLarge Machine "protocol::" "an invalidation leaves large leaves";
     P NestedWithoutCheck Machine "protocol::" "a nested leaf is installed without a look at the sequence";
     P InvlpgOnlyFlushes Machine "protocol::" "INVLPG flushes the TLB and leaves the entry";
-    P InvlpgTrusts Machine "protocol::" "INVLPG passes pages that are not clean";
+    P InvlpgTrusts Machine "protocol::" "INVLPG relies on an empty list of unsync pages without looking";
     P CleanWithoutDerive Machine "protocol::" "a page becomes clean without being compared with its table";
     P CleanThoughUnsynced Machine "protocol::" "a page becomes clean though it became unsync meanwhile";
     P UnlistBeforeClean Machine "protocol::" "a page leaves the list before it is clean";
