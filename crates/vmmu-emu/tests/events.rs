@@ -342,12 +342,13 @@ fn a_breakpoint_stops_before_the_instruction_once() {
     cpu.put(CODE, 0x01_c083);
     cpu.state.dr[1] = CODE;
     cpu.state.dr[7] |= 4;
-    let op = code_at(&cpu);
-    let stopped = op.execute_watched(&mut cpu);
-    assert_eq!(stopped, Err(Stop::Exception(Exception::DEBUG)));
+    assert!(cpu.state.is_watched());
+    assert_eq!(cpu.state.take_debug(), Some(Exception::DEBUG));
     assert_eq!(cpu.state.dr[6] & 15, 2);
     assert_eq!(cpu.state.rip(), CODE);
     cpu.state.flags |= Flags::RF;
+    assert_eq!(cpu.state.take_debug(), None);
+    let op = code_at(&cpu);
     assert_eq!(op.execute_watched(&mut cpu), Ok(None));
     assert!(!cpu.state.flags.contains(Flags::RF));
 }

@@ -15,6 +15,7 @@ use crate::mmu::{Call, Mmu};
 use crate::page::{Flags, PRESENT_WORDS, PageId};
 use crate::pool::Exhausted;
 use crate::prefetch::Window;
+use crate::rmap::Head;
 use crate::slots::AddressSpace;
 use crate::slotset::SlotSet;
 use crate::stats::{Event, Observer};
@@ -110,7 +111,9 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         if !mutant!(DeadStaysHashed) {
             stripe.unhash(&self.mmu.pool, id, page);
         }
-        while let Some(edge) = stripe.nodes.first(page.parents())
+        while let Some(edge) = stripe
+            .nodes
+            .first(Head(page.parents.load(Ordering::Relaxed)))
             && !mutant!(DeadStaysLinked)
         {
             self.remove(&mut stripe, edge, debt);

@@ -1,6 +1,6 @@
 //! Instructions executed one by one: single-step traps, instruction breakpoints, and what holds for one instruction only.
 //!
-//! Key functions: [`State::is_watched`], [`Op::execute_watched`].
+//! Key functions: [`State::is_watched`], [`State::take_debug`], [`Op::execute_watched`].
 
 use crate::cpu::{Cpu, Exception, Stop};
 use crate::flags::Flags;
@@ -11,8 +11,8 @@ use crate::state::{SegmentName, State};
 pub(crate) const SINGLE_STEP: u64 = 1 << 14;
 
 impl State {
-    /// Says whether the next instruction is to go through [`Op::execute_watched`]: it may be trapped, hit a breakpoint, or end RF's or the interrupt
-    /// shadow's one instruction. It changes only by instructions whose [`After`](crate::After) is `Anything`, and by what an embedder does.
+    /// Says whether the next instruction is to go through [`State::take_debug`] and [`Op::execute_watched`]: it may be trapped, hit a breakpoint, or end
+    /// RF's or the interrupt shadow's one instruction. It changes only by instructions whose [`After`](crate::After) is `Anything`, and by what an embedder does.
     #[inline]
     #[must_use]
     pub const fn is_watched(&self) -> bool {
@@ -20,6 +20,25 @@ impl State {
             || self.interrupt_shadow
             || self.trap_pending != 0
             || self.dr[7] & 0xff != 0
+    }
+
+    /// Takes what is due before the instruction at RIP is fetched: a trap that SYSCALL, SYSRET or a task switch left, or an instruction breakpoint. To be
+    /// asked while [`State::is_watched`].
+    pub fn take_debug(&mut self) -> Option<Exception> {
+        let due = core::mem::take(&mut self.trap_pending);
+        if due != 0 {
+            self.dr[6] |= due;
+            return Some(Exception::DEBUG);
+        }
+        if self.dr[7] & 0xff == 0 || self.flags.contains(Flags::RF) {
+            return None;
+        }
+        let hit = self.breakpoints();
+        if hit == 0 {
+            return None;
+        }
+        self.dr[6] = self.dr[6] & !15 | hit;
+        Some(Exception::DEBUG)
     }
 
     /// Returns the breakpoints that the next instruction hits (AMD APM vol. 2, section 13.1.3).
@@ -43,24 +62,10 @@ impl<C: Cpu> Op<C> {
     /// Executes the instruction as [`Op::execute`] does; returns #DB if it is trapped after it has completed, to be raised at once.
     ///
     /// # Errors
-    /// As [`Op::execute`]; #DB for an instruction breakpoint, before the instruction.
+    /// As [`Op::execute`].
     pub fn execute_watched(&self, cpu: &mut C) -> Result<Option<Exception>, Stop> {
         let state = cpu.state_mut();
-        let pending = core::mem::take(&mut state.trap_pending);
-        if pending != 0 {
-            state.dr[6] |= pending;
-            return Ok(Some(Exception::DEBUG));
-        }
         let (flags, shadow) = (state.flags, state.interrupt_shadow);
-        let hit = if flags.contains(Flags::RF) {
-            0
-        } else {
-            state.breakpoints()
-        };
-        if hit != 0 {
-            state.dr[6] = state.dr[6] & !15 | hit;
-            return Err(Exception::DEBUG.into());
-        }
         state.flags.remove(Flags::RF);
         state.interrupt_shadow = false;
         state.trap_held = false;

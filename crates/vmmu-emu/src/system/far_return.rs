@@ -66,23 +66,23 @@ fn find_stack(
     writes: &mut Stores,
 ) -> Result<Segment, Stop> {
     let cpl = Selector(cs.selector).rpl();
-    if selector.is_null() && is_64_bit(cpu.state(), cs) && cpl != 3 && selector.rpl() == cpl {
+    if selector.is_null() && is_64_bit(cpu.state(), cs) && cpl != 3 {
         return Ok(null_stack(selector.0, cpl));
     }
     load_stack(cpu, selector, cpl, PROTECTION, 0, writes)
 }
 
-/// Makes data segments null that the outer level must not have (AMD APM vol. 2, section 4.11.3). FS and GS keep the base that they have without a
-/// segment.
+/// Makes data segments null that the outer level must not have (AMD APM vol. 3, IRET); the base stays, as 64-bit code may have set it.
 fn drop_inner_segments(state: &mut State, cpl: u8) {
     for name in DATA_SEGMENTS {
         let segment = &mut state.segments[name as usize];
         let attributes = segment.attributes;
         let is_conforming = attributes & 0xc == 0xc;
-        if attributes & 1 << 7 == 0 {
-            segment.selector = 0;
-        } else if !is_conforming && ((attributes >> 5 & 3) as u8) < cpl {
-            *segment = null(0);
+        if !is_conforming && ((attributes >> 5 & 3) as u8) < cpl {
+            *segment = Segment {
+                base: segment.base,
+                ..null(0)
+            };
         }
     }
 }

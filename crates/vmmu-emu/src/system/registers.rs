@@ -71,7 +71,6 @@ fn debug_number(cpu: &impl Cpu, number: u8) -> Result<usize, Stop> {
 /// Raises #DB if DR7 says that debug registers are watched.
 fn require_unwatched(cpu: &mut impl Cpu) -> Result<(), Stop> {
     let state = cpu.state_mut();
-    require_outermost(state)?;
     if state.dr[7] & DR7_DETECT == 0 {
         return Ok(());
     }
@@ -80,6 +79,7 @@ fn require_unwatched(cpu: &mut impl Cpu) -> Result<(), Stop> {
 }
 
 fn from_debug<W: Word, C: Cpu>(cpu: &mut C, op: &Op<C>) -> Result<(), Stop> {
+    require_outermost(cpu.state())?;
     let number = debug_number(cpu, op.rm)?;
     require_unwatched(cpu)?;
     let value = cpu.state().dr[number];
@@ -87,6 +87,7 @@ fn from_debug<W: Word, C: Cpu>(cpu: &mut C, op: &Op<C>) -> Result<(), Stop> {
 }
 
 fn to_debug<W: Word, C: Cpu>(cpu: &mut C, op: &Op<C>) -> Result<(), Stop> {
+    require_outermost(cpu.state())?;
     let number = debug_number(cpu, op.reg)?;
     require_unwatched(cpu)?;
     let value = R1::get::<W, C>(cpu, op)?.zero_extend();

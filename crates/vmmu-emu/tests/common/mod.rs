@@ -7,8 +7,6 @@ use vmmu_emu::{Access, Control, Cpu, Exception, Invalidation, State, Stop, Word}
 pub(crate) struct Flat {
     pub(crate) state: State,
     pub(crate) memory: Vec<u8>,
-    /// How often another processor adds 1 just before a compare-exchange.
-    pub(crate) rivals: u32,
 }
 
 impl Flat {
@@ -32,7 +30,6 @@ impl Flat {
         Self {
             state,
             memory: vec![0; bytes],
-            rivals: 0,
         }
     }
 
@@ -73,12 +70,7 @@ impl Cpu for Flat {
         Ok(())
     }
     fn compare_exchange<W: Word>(&mut self, at: u64, current: W, new: W) -> Result<W, Stop> {
-        let mut found: W = self.load(at, Access::Update)?;
-        if self.rivals > 0 {
-            self.rivals -= 1;
-            found = W::truncate(found.zero_extend().wrapping_add(1));
-            self.store(at, found, Access::Write)?;
-        }
+        let found = self.load(at, Access::Update)?;
         if found == current {
             self.store(at, new, Access::Write)?;
         }
