@@ -22,10 +22,10 @@ mod compare {
         let (seconds, seed) = (number(1, 10), number(2, 1));
         let mut sandbox = Sandbox::open().expect("a process may map pages and handle signals");
         let mut different: BTreeMap<u32, u64> = BTreeMap::new();
-        for mode in [CodeMode::Bits64, CodeMode::Bits32] {
+        for mode in [CodeMode::Bits64, CodeMode::Bits32, CodeMode::Bits16] {
             let mut generator = Generator::new(seed, mode, is_integer);
             let mut coverage = Coverage::default();
-            let end = Instant::now() + Duration::from_secs(seconds) / 2;
+            let end = Instant::now() + Duration::from_secs(seconds) / 3;
             while Instant::now() < end {
                 let case = generator.next_case();
                 if let Err(difference) = compare_integer(&mut sandbox, &case, &mut coverage) {

@@ -53,15 +53,18 @@ fn state(registers: &Registers) -> State {
     state.cr4 = 0x620;
     state.efer = 0xd01;
     state.cpl = 3;
-    for segment in &mut state.segments {
-        segment.attributes = 0xcf3;
-        segment.limit = u32::MAX;
-        segment.base = 0;
-    }
-    state.segments[1].attributes = match registers.mode {
-        CodeMode::Bits64 => 0xafb,
-        CodeMode::Bits32 => 0xcfb,
+    let (code, data, limit) = match registers.mode {
+        CodeMode::Bits64 => (0xafb, 0xcf3, u32::MAX),
+        CodeMode::Bits32 => (0xcfb, 0xcf3, u32::MAX),
+        CodeMode::Bits16 => (0x0fb, 0x0f3, 0xffff),
     };
+    for segment in &mut state.segments {
+        segment.attributes = data;
+        segment.limit = limit;
+        segment.base = registers.mode.data_base();
+    }
+    state.segments[1].attributes = code;
+    state.segments[1].base = registers.mode.code_base();
     for (number, value) in registers.gpr.iter().enumerate() {
         state.set(Gpr::new(number as u8), *value);
     }

@@ -21,7 +21,7 @@ pub mod undefined;
 
 pub use compare::{Coverage, Difference, Outcome, compare_integer};
 pub use emulated::emulate;
-pub use generate::{Case, Generator, START};
+pub use generate::{Case, Generator};
 pub use integer::is_integer;
 pub use registers::{CodeMode, End, Fx, Registers};
 pub use trampoline::{CODE, CODE_LEN, DATA, DATA_LEN, Sandbox};

@@ -2,13 +2,53 @@
 //!
 //! Key types: [`Registers`], [`Fx`], [`CodeMode`], [`End`].
 
-/// The mode that code runs in; a process may use both.
+use crate::trampoline::{CODE, CODE_LEN, DATA};
+
+/// The mode that code runs in; a process may use all.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum CodeMode {
     /// 64-bit mode.
     Bits64,
     /// Compatibility mode with 32-bit code, and flat segments.
     Bits32,
+    /// Compatibility mode with 16-bit code, in segments of 64 KiB that begin with the code pages and the data pages.
+    Bits16,
+}
+
+impl CodeMode {
+    /// Returns the base of the code segment.
+    #[must_use]
+    pub const fn code_base(self) -> u64 {
+        match self {
+            Self::Bits64 | Self::Bits32 => 0,
+            Self::Bits16 => CODE,
+        }
+    }
+
+    /// Returns the base of the data and stack segments.
+    #[must_use]
+    pub const fn data_base(self) -> u64 {
+        match self {
+            Self::Bits64 | Self::Bits32 => 0,
+            Self::Bits16 => DATA,
+        }
+    }
+
+    /// Returns the instruction pointer in the middle of the code pages, so that branches may go both ways.
+    #[must_use]
+    pub const fn start(self) -> u64 {
+        CODE + CODE_LEN as u64 / 2 - self.code_base()
+    }
+
+    /// Returns the number of bits.
+    #[must_use]
+    pub const fn bits(self) -> u32 {
+        match self {
+            Self::Bits64 => 64,
+            Self::Bits32 => 32,
+            Self::Bits16 => 16,
+        }
+    }
 }
 
 /// An FXSAVE image in the 64-bit format (AMD APM vol. 2, section 11.4.4): x87 and MMX registers, MXCSR, XMM0 to XMM15.

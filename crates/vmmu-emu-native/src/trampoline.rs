@@ -46,10 +46,12 @@ const SIGNALS: [c_int; 5] = [
     libc::SIGFPE,
 ];
 const STACK_LEN: usize = 1 << 16;
-/// Linux's selectors for user code and data (its ABI: a process may load them).
+/// Linux's selectors for user code and data (its ABI: a process may load them), and those of the process's own descriptors.
 const CODE_64: i64 = 0x33;
 const CODE_32: i64 = 0x23;
-const STACK_32: i64 = 0x2b;
+const CODE_16: i64 = 0x07;
+const DATA_32: i64 = 0x2b;
+const DATA_16: i64 = 0x0f;
 /// The places of general registers in a signal's context, by number in encodings.
 const PLACES: [c_int; 16] = [
     libc::REG_RAX,
@@ -133,11 +135,12 @@ impl Sandbox {
         for signal in SIGNALS {
             sandbox.old_actions.push(handle(signal)?);
         }
-        load_data_segments();
+        describe(CODE_16, CODE, SegmentKind::Code)?;
+        describe(DATA_16, DATA, SegmentKind::Data)?;
         Ok(sandbox)
     }
 
-    /// Executes the instruction `code` at `registers.rip`, which lies in the code pages with 16 bytes to spare, on `data`, which the data pages hold
+    /// Executes the instruction `code` at `registers.rip`, which, the code segment's base added, lies in the code pages with 16 bytes to spare, on `data`, which the data pages hold
     /// meanwhile. All other bytes of the code pages are breakpoints.
     ///
     /// Whoever calls it vouches that the instruction writes nowhere but to the data pages, makes no system call and changes no segment register: this
@@ -151,7 +154,8 @@ impl Sandbox {
         data: &mut [u8; DATA_LEN],
         registers: &mut Registers,
     ) -> End {
-        let start = registers.rip.wrapping_sub(CODE) as usize;
+        let at = registers.rip.wrapping_add(registers.mode.code_base());
+        let start = at.wrapping_sub(CODE) as usize;
         assert!(
             start < CODE_LEN && start + code.len() <= CODE_LEN,
             "the instruction lies in the code pages"
@@ -167,6 +171,7 @@ impl Sandbox {
             stage: Stage::Enter,
             end: End::Completed,
         };
+        load_data_segments(registers.mode);
         EXCHANGE.store(&raw mut exchange, Ordering::SeqCst);
         // SAFETY: the handler brings the thread back behind this breakpoint with all its registers, and memory changed only in `exchange` and in the
         // data pages, as the caller vouches.
@@ -248,12 +253,47 @@ fn handle(signal: c_int) -> io::Result<libc::sigaction> {
     Ok(old)
 }
 
-/// Makes DS and ES flat: 64-bit code ignores them, compatibility mode does not.
-fn load_data_segments() {
-    // SAFETY: the selector is the kernel's flat user data segment; 64-bit code does not use what it loads.
+/// Loads DS and ES for a mode: 64-bit code ignores them, compatibility mode does not.
+fn load_data_segments(mode: CodeMode) {
+    let selector = match mode {
+        CodeMode::Bits64 | CodeMode::Bits32 => DATA_32,
+        CodeMode::Bits16 => DATA_16,
+    };
+    // SAFETY: the selector is the kernel's flat user data segment or the sandbox's own; 64-bit code does not use what it loads.
     unsafe {
-        core::arch::asm!("mov ds, {0:e}", "mov es, {0:e}", in(reg) STACK_32 as u32, options(nomem, nostack, preserves_flags));
+        core::arch::asm!("mov ds, {0:e}", "mov es, {0:e}", in(reg) selector as u32, options(nomem, nostack, preserves_flags));
     }
+}
+
+/// What a segment of the process's own holds, as `modify_ldt` has it in bits 1 and 2 of its flags.
+#[derive(Clone, Copy)]
+enum SegmentKind {
+    Data = 0,
+    Code = 2,
+}
+
+/// Describes a 16-bit segment of 64 KiB to the kernel.
+fn describe(selector: i64, base: u64, kind: SegmentKind) -> io::Result<()> {
+    /// The kernel's `struct user_desc`.
+    #[repr(C)]
+    struct Description {
+        number: u32,
+        base: u32,
+        limit: u32,
+        /// Bit 0: 32-bit; bits 1 and 2: the contents; bit 3: not writable, or not readable; bit 6: useable.
+        flags: u32,
+    }
+    const WRITE: c_int = 0x11;
+    let description = Description {
+        number: (selector >> 3) as u32,
+        base: base as u32,
+        limit: 0xffff,
+        flags: (kind as u32) << 1 | 1 << 6,
+    };
+    let (at, len) = (&raw const description, size_of::<Description>());
+    // SAFETY: the structure is the one that the call reads, and as long as it says.
+    let result = unsafe { libc::syscall(libc::SYS_modify_ldt, WRITE, at, len) };
+    checked(result as c_int)
 }
 
 extern "C" fn on_signal(signal: c_int, _: *mut libc::siginfo_t, context: *mut c_void) {
@@ -284,8 +324,9 @@ fn enter(exchange: &mut Exchange, context: &mut libc::mcontext_t) {
     let flags = &mut context.gregs[libc::REG_EFL as usize];
     *flags = *flags & !(Registers::FLAGS as i64) | (registers.flags & Registers::FLAGS) as i64;
     let (code, stack) = match registers.mode {
-        CodeMode::Bits64 => (CODE_64, STACK_32),
-        CodeMode::Bits32 => (CODE_32, STACK_32),
+        CodeMode::Bits64 => (CODE_64, DATA_32),
+        CodeMode::Bits32 => (CODE_32, DATA_32),
+        CodeMode::Bits16 => (CODE_16, DATA_16),
     };
     let selectors = &mut context.gregs[libc::REG_CSGSFS as usize];
     *selectors = *selectors & 0x0000_ffff_ffff_0000 | code | stack << 48;
@@ -309,6 +350,10 @@ fn leave(exchange: &mut Exchange, context: &mut libc::mcontext_t) {
     let registers = &mut exchange.registers;
     for (place, value) in PLACES.iter().zip(&mut registers.gpr) {
         *value = greg(*place);
+    }
+    if registers.mode == CodeMode::Bits16 {
+        // The way to a 16-bit stack segment leaves the address of the kernel's own stack in the upper half, which 16-bit code can't see.
+        registers.gpr[4] &= 0xffff_ffff;
     }
     registers.rip = rip;
     registers.flags = greg(libc::REG_EFL) & Registers::FLAGS;

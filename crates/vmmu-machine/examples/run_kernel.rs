@@ -1,5 +1,5 @@
 //! Runs a kernel: `run_kernel KERNEL [--nested] [--hostile | --deterministic] [--seed N] [--cpus N] [--memory MIB] [--initrd FILE]
-//! [--append LINE] [--timeout SECONDS] [--audit EXITS] [--check]`. Its serial port and its debug console go to standard output.
+//! [--append LINE] [--timeout SECONDS] [--audit EXITS] [--check] [--reclaim]`. Its serial port and its debug console go to standard output.
 
 use core::error::Error;
 use core::time::Duration;
@@ -25,6 +25,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             "--initrd" => machine.module(std::fs::read(value()?)?),
             "--append" => machine.command_line(value()?),
             "--timeout" => machine.timeout(Duration::from_secs(value()?.parse()?)),
+            "--reclaim" => machine.reclaim(),
             "--check" => machine.check(),
             "--audit" => machine.audit(value()?.parse()?),
             other => return Err(format!("unknown: {other}").into()),
@@ -37,7 +38,9 @@ fn main() -> Result<(), Box<dyn Error>> {
 fn print(record: &Record) {
     let seconds = record.elapsed.as_secs_f64();
     match &record.end {
-        End::Broken(report) => println!("\nend: broken\n{report}"),
+        End::TripleFault(report) | End::Refused(report) | End::Broken(report) => {
+            println!("\nend: {report}");
+        }
         end => println!("\nend: {end:?}"),
     }
     println!(
@@ -50,6 +53,12 @@ fn print(record: &Record) {
         record.exits.total(),
         record.exits.total() as f64 / seconds
     );
+    if record.frames_moved != 0 {
+        println!(
+            "{} guest frames taken back and replaced",
+            record.frames_moved
+        );
+    }
     if let Some(judged) = record.judged {
         println!("{judged}");
     }

@@ -39,6 +39,32 @@ fn a_guest_without_paging_ends_with_its_own_value() {
 }
 
 #[test]
+fn the_time_stamp_counter_is_ahead_by_what_was_added() {
+    let code = [
+        0xb9, 0x3b, 0, 0, 0, // mov ecx, TSC_ADJUST
+        0x31, 0xc0, // xor eax, eax
+        0xba, 5, 0, 0, 0, // mov edx, 5
+        0x0f, 0x30, // wrmsr
+        0x0f, 0x31, // rdtsc
+        0x89, 0xd3, // mov ebx, edx
+        0xb9, 0x10, 0, 0, 0, // mov ecx, TSC
+        0x0f, 0x32, // rdmsr
+        0xc1, 0xe3, 8, // shl ebx, 8
+        0x09, 0xda, // or edx, ebx
+        0xb9, 0x3b, 0, 0, 0, // mov ecx, TSC_ADJUST
+        0x89, 0xd3, // mov ebx, edx
+        0x0f, 0x32, // rdmsr
+        0xc1, 0xe2, 16, // shl edx, 16
+        0x89, 0xd0, // mov eax, edx
+        0x09, 0xd8, // or eax, ebx
+        0xe7, 0xf4, // out 0xf4, eax
+    ];
+    everywhere(&code, |record| {
+        assert_eq!(record.end, End::Exit(0x05_0505));
+    });
+}
+
+#[test]
 fn a_64_bit_guest_computes_stores_and_ends() {
     let code = [
         0x31, 0xc0, // xor eax, eax

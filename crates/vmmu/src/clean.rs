@@ -18,13 +18,15 @@ use crate::derive::Derived;
 use crate::host::Host;
 use crate::mmu::Call;
 use crate::page::{Flags, Page, PageId};
-use crate::rmap::Head;
 use crate::spte::Spte;
 use crate::stats::{Event, Observer};
-use crate::sync::{Kind, Lock, Locks, Ordering};
+use crate::sync::{AtomicU32, Kind, Lock, Locks, Ordering};
 
 /// The places of the list.
 pub(crate) const PLACES: usize = 64;
+
+/// As many pages as INVLPG looks at one by one.
+const FEW: usize = 4;
 
 #[derive(Debug)]
 struct Places {
@@ -36,6 +38,8 @@ struct Places {
 #[derive(Debug)]
 pub(crate) struct UnsyncList {
     places: Lock<Places>,
+    /// How many places are taken; changed under the lock.
+    len: AtomicU32,
     limit: usize,
 }
 
@@ -59,6 +63,7 @@ impl UnsyncList {
         };
         Self {
             places: Lock::new(Kind::Leaf, places),
+            len: AtomicU32::new(0),
             limit: usize::from(limit).min(PLACES),
         }
     }
@@ -77,6 +82,7 @@ impl UnsyncList {
         }
         places.ids[len..len + pages.len()].copy_from_slice(pages);
         places.len += pages.len();
+        self.len.store(places.len as u32, Ordering::Release);
         true
     }
 
@@ -87,7 +93,31 @@ impl UnsyncList {
         if let Some(at) = places.ids[..len].iter().position(|p| *p == id.0) {
             places.ids[at] = places.ids[len - 1];
             places.len -= 1;
+            self.len.store(places.len as u32, Ordering::Release);
         }
+    }
+
+    /// Tells whether no page is unsync that may be reached: then every entry is what the guest's tables say.
+    ///
+    /// Without the lock: a page is listed before the guest can write its table unseen, so that who has seen such a write sees the page, or
+    /// what it was derived to since.
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len.load(Ordering::Acquire) == 0
+    }
+
+    /// Copies the list if it is short.
+    pub(crate) fn few(&self, locks: &Locks) -> Option<([PageId; FEW], usize)> {
+        let places = self.places.lock(locks);
+        let listed = places.ids[..places.len.min(PLACES)].iter();
+        let mut few = [PageId(0); FEW];
+        if places.len > FEW {
+            return None;
+        }
+        for (place, id) in few.iter_mut().zip(listed) {
+            *place = PageId(*id);
+        }
+        Some((few, places.len))
     }
 
     /// Tells whether a list of `len` pages is less than half full.
@@ -106,7 +136,7 @@ impl UnsyncList {
 }
 
 /// Whether pages were left on the list.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 #[must_use]
 pub(crate) enum Left {
     /// All were made clean, or had one attempt.
@@ -298,7 +328,9 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         let mut ids = [0; PLACES];
         let ids = self.mmu.unsync.snapshot(&self.locks, &mut ids);
         // Where places are scarce, nobody stays on the list.
-        let may_stay = behind.is_some() && self.mmu.unsync.has_room(ids.len());
+        let may_stay = behind.is_some()
+            && self.mmu.unsync.has_room(ids.len())
+            && self.mmu.config.unsync_patience != 0;
         let mut left = Left::Nothing;
         for id in ids.iter().copied().map(PageId) {
             let page = self.page(id);
@@ -315,10 +347,10 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
                 continue;
             }
             self.count_at(Event::Sync, page.gfn());
-            let quiet = page.quiet.load(Ordering::Relaxed);
-            let derived = if may_stay && id != root && quiet < self.mmu.config.unsync_patience {
-                left = Left::Unsync;
-                self.sync_in_place(id, page, debt)
+            let derived = if may_stay && id != root {
+                let (stays, derived) = self.sync_in_place(id, page, debt);
+                left = left.max(stays);
+                derived
             } else {
                 self.make_clean_deriving(id, debt).1
             };
@@ -332,17 +364,25 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
     }
 
     /// Derives the entries of a page anew and leaves its table writable: the guest that keeps writing it faults no more. Whoever loads a root does
-    /// so again.
-    fn sync_in_place(&self, id: PageId, page: &Page, debt: &mut Debt<'_, 'm, H, O>) -> Derived {
+    /// so again. A table found unchanged is made clean, where patience ends; tells whether it was left.
+    fn sync_in_place(
+        &self,
+        id: PageId,
+        page: &Page,
+        debt: &mut Debt<'_, 'm, H, O>,
+    ) -> (Left, Derived) {
         let derived = self.derive_all(id, debt);
-        if derived == Derived::Same {
-            let quiet = page.quiet.load(Ordering::Relaxed).saturating_add(1);
-            page.quiet.store(quiet, Ordering::Relaxed);
-        } else {
+        if derived != Derived::Same {
             page.quiet.store(0, Ordering::Relaxed);
             note_write(page);
+            return (Left::Unsync, derived);
         }
-        derived
+        let quiet = page.quiet.load(Ordering::Relaxed).saturating_add(1);
+        page.quiet.store(quiet, Ordering::Relaxed);
+        if quiet < self.mmu.config.unsync_patience {
+            return (Left::Unsync, derived);
+        }
+        (Left::Nothing, self.make_clean_deriving(id, debt).1)
     }
 
     /// Installs what syncs found behind, after the flush that they owe (rule R3).
@@ -358,12 +398,12 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
     /// Takes a page that nothing links off the list: whoever links it makes it clean first.
     fn unlist_unlinked(&self, id: PageId, page: &Page) -> bool {
         // Without the lock a guess, which costs no more than a sync that nobody needs.
-        if page.parents.load(Ordering::Relaxed) != 0 && page.flags().contains(Flags::LISTED) {
+        if !page.parents().is_empty() && page.flags().contains(Flags::LISTED) {
             return false;
         }
         let _stripe = self.mmu.frames.lock(&self.locks, page.gfn());
         let flags = page.flags();
-        if page.parents.load(Ordering::Relaxed) != 0 || !flags.contains(Flags::LISTED) {
+        if !page.parents().is_empty() || !flags.contains(Flags::LISTED) {
             return !flags.contains(Flags::LISTED);
         }
         page.set_flags(flags - Flags::LISTED);
@@ -375,22 +415,20 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
     fn was_used(&self, page: &Page) -> bool {
         let stripe = self.mmu.frames.lock(&self.locks, page.gfn());
         let mut used = false;
-        stripe
-            .nodes
-            .for_each(Head(page.parents.load(Ordering::Relaxed)), |edge| {
-                let parent = self.page(edge.page());
-                let link = self.load(parent, edge.slot());
-                if link.has(Spte::ACCESSED) {
-                    used = true;
-                    // A guess is good enough: a paging-structure cache may keep the bit from being set again.
-                    let _ = self.mmu.host.compare_exchange(
-                        parent.table(),
-                        edge.slot(),
-                        link.raw(),
-                        link.without(Spte::ACCESSED).raw(),
-                    );
-                }
-            });
+        stripe.nodes.for_each(page.parents(), |edge| {
+            let parent = self.page(edge.page());
+            let link = self.load(parent, edge.slot());
+            if link.has(Spte::ACCESSED) {
+                used = true;
+                // A guess is good enough: a paging-structure cache may keep the bit from being set again.
+                let _ = self.mmu.host.compare_exchange(
+                    parent.table(),
+                    edge.slot(),
+                    link.raw(),
+                    link.without(Spte::ACCESSED).raw(),
+                );
+            }
+        });
         if used {
             page.writes.store(0, Ordering::Relaxed);
         }

@@ -49,8 +49,8 @@ pub struct Config {
     pub foreign_writes: ForeignWrites,
     /// How many unsync pages there may be at once.
     pub unsync_limit: u16,
-    /// How many root loads in a row may find an unsync table unchanged before writes to it are seen again. A table that the guest keeps writing is only
-    /// compared at each root load; 0 protects it every time.
+    /// After how many root loads in a row that find it unchanged an unsync table is protected again. One that the guest keeps writing is only compared
+    /// at each; 0 protects every table every time.
     pub unsync_patience: u8,
     /// How many writes without a use make a table a table no more.
     pub flood_limit: u32,

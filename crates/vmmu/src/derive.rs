@@ -161,6 +161,41 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         }
     }
 
+    /// Derives one entry of level 1 for INVLPG, under the table lock; tells whether the guest maps something there that may be installed at once, or
+    /// allows a write that the entry does not.
+    pub(crate) fn derive_leaf(
+        &self,
+        (id, page): (PageId, &Page),
+        slot: Index,
+        decoder: &Decoder,
+        state: &mut TableState,
+        debt: &mut Debt<'_, 'm, H, O>,
+    ) -> Derived {
+        let role = page.role();
+        if role.is_direct() {
+            return Derived::Same;
+        }
+        let gpte = self.read_gpte(role, Self::gpte_at(page, slot), GpteWidth::Bytes8);
+        let spte = self.load(page, slot);
+        let copy = state.copy.as_deref().filter(|_| !state.doubtful);
+        let is_same = copy
+            .zip(gpte.ok())
+            .is_some_and(|(copy, gpte)| copy[slot.get() % 512] == gpte.raw());
+        // What equals the copy needs no look (invariant 2).
+        let (is_present, derived) = if is_same && spte.is_present() {
+            (true, Derived::Same)
+        } else {
+            self.derive_one((id, page), slot, decoder, state, debt)
+        };
+        let writes = Gpte::PRESENT.with(Gpte::WRITABLE).with(Gpte::DIRTY);
+        let lacks_write = is_present && !spte.has(Spte::WRITE);
+        match gpte {
+            Ok(gpte) if lacks_write && gpte.has(writes) => Derived::Behind,
+            Ok(gpte) if !is_present && gpte.has(Gpte::PRESENT) => Derived::Behind,
+            _ => derived,
+        }
+    }
+
     /// Returns the page that a slot links if the guest's entry is a table's and demands just that page: then there is nothing to derive.
     ///
     /// Under the table lock. What [`Call::derive_one`] would find out, for the case that is most; any other is left to it.

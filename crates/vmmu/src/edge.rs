@@ -12,6 +12,7 @@
 //! 3. An entry is installed only if nobody has invalidated its frame since the look-up began, its slot's last mapping has been flushed
 //!    or was the same, no page stands for the frame (writable) or its region (large).
 
+use crate::Error;
 use crate::addr::{Gfn, Index, Level, Pfn};
 use crate::debt::Debt;
 use crate::frames::{Missing, Stripe};
@@ -19,10 +20,14 @@ use crate::host::Host;
 use crate::invalidate::Snapshot;
 use crate::mmu::Call;
 use crate::page::{Flags, Page, PageId, Record, SpteRef};
+use crate::rmap::Nodes;
 use crate::slots::AddressSpace;
 use crate::spte::{EntryFormat, Spte};
 use crate::stats::{Event, Observer};
 use crate::walk::Rights;
+
+/// Entries that are shed under one gfn lock.
+const STEP: usize = 64;
 
 /// A leaf to install.
 #[derive(Clone, Copy, Debug)]
@@ -162,12 +167,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         if mutant!(StoreBeforeRoom) {
             self.mmu.host.store(page.table(), slot, new.raw());
         }
-        let head = region
-            .head_mut(leaf.gfn, level)
-            .ok_or(Missing::Heads(leaf.gfn))?;
-        nodes
-            .insert(head, SpteRef::new(id, slot))
-            .map_err(|_| Missing::Nodes(leaf.gfn))?;
+        region.add_leaf(nodes, leaf.gfn, level, SpteRef::new(id, slot))?;
         if !(mutant!(KeepOldRecord) && record != Record::Empty) {
             page.set_record_at(slot, level, Record::Leaf(leaf.gfn));
         }
@@ -393,6 +393,47 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
             self.note_dirty(stripe, page, gfn, old, debt);
         }
         true
+    }
+
+    /// Removes some entry so that a set of the gfn's stripe can grow within the bound on bookkeeping, and flushes. No lock is held.
+    pub(crate) fn recycle(&self, gfn: Gfn) {
+        let mut debt = Debt::new(self);
+        let mut stripe = self.mmu.frames.lock(&self.locks, gfn);
+        if let Some(edge) = stripe.nodes.victim() {
+            self.remove(&mut stripe, edge, &mut debt);
+            self.count_at(Event::Recycle, gfn);
+        }
+        drop(stripe);
+        debt.pay();
+    }
+
+    /// Removes entries until the bound on bookkeeping holds again, and flushes. No lock is held.
+    #[cold]
+    pub(crate) fn shed(&self) -> Result<(), Error> {
+        while !self.mmu.frames.is_within_bound(self.mmu.pool.spare(), 0)
+            && let Some(gfn) = self.mmu.frames.rich_stripe(&self.locks)
+        {
+            let mut debt = Debt::new(self);
+            let mut from = Some(Nodes::GROWTH);
+            while let Some(at) = from {
+                from = self.shed_step(gfn, at, &mut debt);
+            }
+            debt.pay();
+            self.mmu.frames.shrink(&self.locks, gfn)?;
+        }
+        Ok(())
+    }
+
+    /// Removes some members of nodes from number `from` on; returns the number of the next one, unless that was the last.
+    fn shed_step(&self, gfn: Gfn, mut from: usize, debt: &mut Debt<'_, 'm, H, O>) -> Option<usize> {
+        let mut stripe = self.mmu.frames.lock(&self.locks, gfn);
+        for _ in 0..STEP {
+            let (at, edge) = stripe.nodes.member_from(from)?;
+            self.remove(&mut stripe, edge, debt);
+            self.count_at(Event::Recycle, gfn);
+            from = at + 1;
+        }
+        Some(from)
     }
 
     /// Takes WRITE from every leaf of a gfn, and removes large leaves over it: what makes it tracked.

@@ -312,7 +312,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         for _ in 0..=BATCH {
             match self.install_batch(filled, batch, &mut done) {
                 Ok(()) => return true,
-                Err(Refused::Missing(missing)) if self.provide(missing).is_ok() => {}
+                Err(Refused::Missing(missing)) if self.provide_guess(missing) => {}
                 Err(_) => return false,
             }
         }
@@ -414,10 +414,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         if old.is_present() {
             return self.gain_write(filled, region, index, spte);
         }
-        let head = region.small_mut(gfn).ok_or(Missing::Heads(gfn))?;
-        nodes
-            .insert(head, SpteRef::new(filled.id, index))
-            .map_err(|_| Missing::Nodes(gfn))?;
+        region.add_small(nodes, gfn, SpteRef::new(filled.id, index))?;
         if spte.has(Spte::WRITE) {
             region.mark_dirty(gfn, Level::L1, filled.role.space());
         }

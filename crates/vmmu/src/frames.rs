@@ -15,19 +15,15 @@ use crate::Error;
 use crate::addr::{Gfn, Level};
 use crate::page::{Flags, Page, PageId, SpteRef};
 use crate::pool::Pool;
-use crate::rmap::{Head, Nodes};
+use crate::region::{BLOCK, CHAINS, REGION, Words};
+use crate::rmap::{Node, Nodes};
 use crate::role::Role;
 use crate::slots::AddressSpace;
-use crate::sync::{Guard, Kind, Lock, Locks, Ordering};
+use crate::sync::{Counter, Guard, Kind, Lock, Locks, Ordering};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-/// The hash chains of a region.
-const CHAINS: usize = 16;
-/// gfns whose reverse maps are allocated together.
-const BLOCK: usize = 64;
-/// The gfns of a region.
-const REGION: u64 = Level::L2.frames();
+pub(crate) use crate::region::Region;
 
 /// What one gfn lock guards.
 #[derive(Debug, Default)]
@@ -36,20 +32,10 @@ pub(crate) struct Stripe {
     pub(crate) nodes: Nodes,
 }
 
-/// The records of 2 MiB of guest memory.
-#[derive(Debug)]
-pub(crate) struct Region {
-    number: u64,
-    /// Live indirect pages whose gfn lies here: the large-page counter.
-    pub(crate) live: u32,
-    /// 2 MiB leaves that map the region.
-    pub(crate) large: Head,
-    small: [Vec<Head>; REGION as usize / BLOCK],
-    chains: [u32; CHAINS],
-    tracked: [u64; 8],
-    /// By address space: pages written since the last harvest, and those that a TLB may still be writing to.
-    dirty: [Option<Box<[[u64; 8]; 2]>>; 2],
-}
+/// What the records of 64 frames that are or were mapped may take, in bytes.
+const BLOCK_SHARE: usize = 8 * BLOCK;
+/// What one word for each of them takes.
+const WORDS: usize = size_of::<[u32; BLOCK]>();
 
 /// What an operation lacks; allocate it without locks ([`Frames::provide`]), then repeat.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,179 +45,40 @@ pub(crate) enum Missing {
     Region(Gfn),
     /// The reverse maps around the gfn.
     Heads(Gfn),
-    /// Nodes for chains in the gfn's stripe.
+    /// Room for more than one mapping of each gfn around the gfn.
+    Aliases(Gfn),
+    /// Nodes in the gfn's stripe.
     Nodes(Gfn),
+}
+
+impl Missing {
+    /// Returns the frame that it is about.
+    pub(crate) const fn gfn(self) -> Gfn {
+        let (Self::Region(gfn) | Self::Heads(gfn) | Self::Aliases(gfn) | Self::Nodes(gfn)) = self;
+        gfn
+    }
+}
+
+/// What became of a request for memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub(crate) enum Provided {
+    /// There is memory now: repeat the operation.
+    Memory,
+    /// The bound on bookkeeping is reached: another entry has to make room.
+    Bound,
 }
 
 /// The frame records of a VM.
 #[derive(Debug)]
 pub(crate) struct Frames {
     stripes: Box<[Lock<Stripe>]>,
-}
-
-impl Region {
-    fn new(number: u64) -> Self {
-        Self {
-            number,
-            live: 0,
-            large: Head::default(),
-            small: core::array::from_fn(|_| Vec::new()),
-            chains: [0; CHAINS],
-            tracked: [0; 8],
-            dirty: [None, None],
-        }
-    }
-
-    #[inline]
-    fn bit(gfn: Gfn) -> (usize, u64) {
-        let at = (gfn.get() % REGION) as usize;
-        (at / 64, 1 << (at % 64))
-    }
-
-    /// Tells whether a counted page stands for the gfn: no writable SPTE may map it.
-    #[inline]
-    pub(crate) fn is_tracked(&self, gfn: Gfn) -> bool {
-        let (word, bit) = Self::bit(gfn);
-        self.tracked[word] & bit != 0
-    }
-
-    pub(crate) fn set_tracked(&mut self, gfn: Gfn, tracked: bool) {
-        let (word, bit) = Self::bit(gfn);
-        if tracked {
-            self.tracked[word] |= bit;
-        } else {
-            self.tracked[word] &= !bit;
-        }
-    }
-
-    /// Returns the reverse map of a 4 KiB gfn, if there is memory for it.
-    #[inline]
-    pub(crate) fn small(&self, gfn: Gfn) -> Head {
-        let at = (gfn.get() % REGION) as usize;
-        self.small[at / BLOCK]
-            .get(at % BLOCK)
-            .copied()
-            .unwrap_or_default()
-    }
-
-    #[inline]
-    pub(crate) fn small_mut(&mut self, gfn: Gfn) -> Option<&mut Head> {
-        let at = (gfn.get() % REGION) as usize;
-        self.small[at / BLOCK].get_mut(at % BLOCK)
-    }
-
-    /// Returns the reverse map for leaves of `level` that map the block at `gfn`, if there is memory for it.
-    #[inline]
-    pub(crate) fn head_mut(&mut self, gfn: Gfn, level: Level) -> Option<&mut Head> {
-        if level == Level::L1 {
-            self.small_mut(gfn)
-        } else {
-            Some(&mut self.large)
-        }
-    }
-
-    /// Tells whether writes through `space` are logged.
-    #[inline]
-    pub(crate) fn logs(&self, space: AddressSpace) -> bool {
-        self.dirty[space as usize].is_some()
-    }
-
-    fn set_dirty(&mut self, which: usize, gfn: Gfn, level: Level, space: AddressSpace) {
-        if let Some(words) = self.dirty[space as usize].as_deref_mut() {
-            let words = &mut words[which];
-            if level == Level::L1 {
-                let (word, bit) = Self::bit(gfn);
-                words[word] |= bit;
-            } else {
-                *words = [u64::MAX; 8];
-            }
-        }
-    }
-
-    /// Records a write to the gfn, if writes are logged.
-    #[inline]
-    pub(crate) fn mark_dirty(&mut self, gfn: Gfn, level: Level, space: AddressSpace) {
-        if self.logs(space) {
-            self.set_dirty(0, gfn, level, space);
-        }
-    }
-
-    /// Records a write through an entry that is gone, and that a TLB may repeat until it is flushed.
-    pub(crate) fn mark_written(&mut self, gfn: Gfn, level: Level, space: AddressSpace) {
-        self.set_dirty(0, gfn, level, space);
-        self.set_dirty(1, gfn, level, space);
-    }
-
-    /// Records once more what TLBs may have written before a flush that is over now.
-    pub(crate) fn redirty(&mut self) {
-        for [dirty, late] in self.dirty.iter_mut().flatten().map(|b| &mut **b) {
-            for (d, l) in dirty.iter_mut().zip(late) {
-                *d |= *l;
-            }
-        }
-    }
-
-    /// Forgets late writers: nobody's flush is owed.
-    pub(crate) fn forget_late(&mut self) {
-        for words in self.dirty.iter_mut().flatten() {
-            words[1] = [0; 8];
-        }
-    }
-
-    /// Takes the dirty log of the region.
-    pub(crate) fn take_dirty(&mut self, space: AddressSpace, mask: &[u64; 8]) -> [u64; 8] {
-        let mut taken = [0; 8];
-        if let Some(words) = self.dirty[space as usize].as_deref_mut() {
-            for (t, (w, m)) in taken.iter_mut().zip(words[0].iter_mut().zip(mask)) {
-                *t = *w & m;
-                *w &= if mutant!(HarvestTakesMore) { 0 } else { !m };
-            }
-        }
-        taken
-    }
-
-    /// Returns the region's first frame.
-    pub(crate) fn first(&self) -> Gfn {
-        Gfn::new(self.number * REGION)
-    }
-
-    /// Returns a bit for each tracked gfn.
-    pub(crate) fn tracked(&self) -> [u64; 8] {
-        self.tracked
-    }
-
-    /// Returns a bit for each gfn written through `space` since the last harvest, if that is logged.
-    pub(crate) fn dirty(&self, space: AddressSpace) -> Option<[u64; 8]> {
-        self.dirty[space as usize].as_deref().map(|words| words[0])
-    }
-
-    /// Returns the first page of each hash chain that has one.
-    pub(crate) fn chains(&self) -> impl Iterator<Item = PageId> + '_ {
-        self.chains
-            .iter()
-            .filter_map(|c| c.checked_sub(1))
-            .map(PageId)
-    }
-
-    /// Returns every reverse map that is not empty, with what its SPTEs map.
-    pub(crate) fn heads(&self) -> impl Iterator<Item = (Gfn, Level, Head)> + '_ {
-        let first = self.first();
-        let small = (0..REGION).map(move |i| first.wrapping_add(i));
-        small
-            .map(|gfn| (gfn, Level::L1, self.small(gfn)))
-            .chain([(first, Level::L2, self.large)])
-            .filter(|(_, _, head)| *head != Head::default())
-    }
-
-    fn bytes(&self) -> usize {
-        size_of::<Self>()
-            + self
-                .small
-                .iter()
-                .map(|b| b.capacity() * size_of::<Head>())
-                .sum::<usize>()
-            + self.dirty.iter().flatten().count() * 128
-    }
+    /// What is free of the bound on bookkeeping, in bytes, but for what pages leave of theirs; negative, in two's complement, if more is needed of that.
+    slack: Counter,
+    /// What nodes take beside the first ones of each stripe, in bytes.
+    chained: Counter,
+    /// The stripe to look at next for nodes to shed.
+    hand: Counter,
 }
 
 impl Stripe {
@@ -248,28 +95,25 @@ impl Stripe {
 
     /// Takes an SPTE out of the reverse map of what it maps.
     pub(crate) fn drop_leaf(&mut self, gfn: Gfn, level: Level, spte: SpteRef) -> bool {
-        self.region(gfn).is_some_and(|(region, nodes)| {
-            region
-                .head_mut(gfn, level)
-                .is_some_and(|h| nodes.remove(h, spte))
-        })
+        self.region(gfn)
+            .is_some_and(|(region, nodes)| region.drop_leaf(nodes, gfn, level, spte))
     }
 
     /// Adds a parent's SPTE to a page.
     pub(crate) fn add_parent(&mut self, page: &Page, spte: SpteRef) -> Result<(), Missing> {
-        let mut head = Head(page.parents.load(Ordering::Relaxed));
+        let mut head = page.parents();
         self.nodes
             .insert(&mut head, spte)
             .map_err(|_| Missing::Nodes(page.gfn()))?;
-        page.parents.store(head.0, Ordering::Relaxed);
+        page.set_parents(head);
         Ok(())
     }
 
     /// Takes a parent's SPTE off a page.
     pub(crate) fn drop_parent(&mut self, page: &Page, spte: SpteRef) -> bool {
-        let mut head = Head(page.parents.load(Ordering::Relaxed));
+        let mut head = page.parents();
         let hit = self.nodes.remove(&mut head, spte);
-        page.parents.store(head.0, Ordering::Relaxed);
+        page.set_parents(head);
         hit
     }
 
@@ -397,6 +241,9 @@ impl Frames {
         all.resize_with(stripes, || Lock::new(Kind::Gfn, Stripe::default()));
         Ok(Self {
             stripes: all.into_boxed_slice(),
+            slack: Counter::new(((stripes * size_of::<Lock<Stripe>>()) as u64).wrapping_neg()),
+            chained: Counter::new(0),
+            hand: Counter::new(0),
         })
     }
 
@@ -412,21 +259,73 @@ impl Frames {
         self.stripes[self.stripe(gfn)].lock(locks)
     }
 
-    /// Allocates what an operation lacked. No lock is held.
-    pub(crate) fn provide(&self, locks: &Locks, missing: Missing) -> Result<(), Error> {
+    /// Allocates what an operation lacked; nodes only if the bound allows them, to which pages contribute `spare` bytes. No lock is held.
+    pub(crate) fn provide(
+        &self,
+        locks: &Locks,
+        missing: Missing,
+        spare: u64,
+    ) -> Result<Provided, Error> {
         locks.assert_none();
         match missing {
-            Missing::Region(gfn) => self.provide_region(locks, gfn),
-            Missing::Heads(gfn) => self.provide_heads(locks, gfn),
-            Missing::Nodes(gfn) => {
-                let have = self.lock(locks, gfn).nodes.len();
-                let room = Nodes::larger(have)?;
-                // The guard is a temporary: it is gone before the left-over vector is dropped.
-                let old = self.lock(locks, gfn).nodes.grow(room);
-                drop(old);
-                Ok(())
+            Missing::Region(gfn) => self.provide_region(locks, gfn)?,
+            Missing::Heads(gfn) => {
+                if self.provide_words(locks, gfn, Region::give_heads)? {
+                    self.earn(BLOCK_SHARE - WORDS);
+                }
             }
+            Missing::Aliases(gfn) => {
+                if self.provide_words(locks, gfn, Region::give_aliases)? {
+                    self.spend(WORDS);
+                }
+            }
+            Missing::Nodes(gfn) => return self.provide_nodes(locks, gfn, spare),
         }
+        Ok(Provided::Memory)
+    }
+
+    fn spend(&self, bytes: usize) {
+        self.slack.fetch_sub(bytes as u64, Ordering::Relaxed);
+    }
+
+    fn earn(&self, bytes: usize) {
+        self.slack.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Tells whether the bound on bookkeeping leaves `bytes`, to which pages contribute `spare`, or nothing can be shed for it.
+    pub(crate) fn is_within_bound(&self, spare: u64, bytes: i64) -> bool {
+        let slack = self.slack.load(Ordering::Relaxed).wrapping_add(spare) as i64;
+        slack >= bytes || self.chained.load(Ordering::Relaxed) == 0
+    }
+
+    fn chain(&self, bytes: usize) {
+        self.spend(bytes);
+        self.chained.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    fn unchain(&self, bytes: usize) {
+        self.earn(bytes);
+        self.chained.fetch_sub(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Returns a gfn of the next stripe that has more nodes than the first ones, if any has.
+    pub(crate) fn rich_stripe(&self, locks: &Locks) -> Option<Gfn> {
+        (0..self.stripes.len()).find_map(|_| {
+            let at = self.hand.fetch_add(1, Ordering::Relaxed) % self.stripes.len() as u64;
+            let stripe = self.stripes[at as usize].lock(locks);
+            (stripe.nodes.len() > Nodes::GROWTH).then(|| Gfn::new(at * REGION))
+        })
+    }
+
+    /// Takes the nodes beyond the first ones away from a stripe, if they are free. No lock is held.
+    pub(crate) fn shrink(&self, locks: &Locks, gfn: Gfn) -> Result<(), Error> {
+        let room = Nodes::room(Nodes::GROWTH)?;
+        let old = self.lock(locks, gfn).nodes.shrink(room);
+        // The guard is a temporary: it is gone before what is left over is dropped. So below.
+        if old.capacity() > Nodes::GROWTH {
+            self.unchain((old.capacity() - Nodes::GROWTH) * size_of::<Node>());
+        }
+        Ok(())
     }
 
     fn provide_region(&self, locks: &Locks, gfn: Gfn) -> Result<(), Error> {
@@ -438,12 +337,14 @@ impl Frames {
                 }
                 if stripe.regions.len() < stripe.regions.capacity() {
                     stripe.regions.push(Region::new(gfn.get() / REGION));
+                    // With the nodes that its stripe may have whatever the bound says.
+                    self.spend(size_of::<Region>() + Nodes::GROWTH * size_of::<Node>());
                     return Ok(());
                 }
                 stripe.regions.capacity()
             };
             let mut room: Vec<Region> = Vec::new();
-            room.try_reserve_exact(capacity + capacity.max(1))?;
+            room.try_reserve_exact(capacity + (capacity / 4).max(1))?;
             let old = {
                 let mut stripe = self.lock(locks, gfn);
                 if stripe.regions.capacity() < room.capacity() {
@@ -456,19 +357,41 @@ impl Frames {
         }
     }
 
-    fn provide_heads(&self, locks: &Locks, gfn: Gfn) -> Result<(), Error> {
-        let mut block = Vec::new();
-        block.try_reserve_exact(BLOCK)?;
-        block.resize(BLOCK, Head::default());
-        let mut stripe = self.lock(locks, gfn);
-        if let Some((region, _)) = stripe.region(gfn) {
-            let at = (gfn.get() % REGION) as usize / BLOCK;
-            if region.small[at].is_empty() {
-                core::mem::swap(&mut region.small[at], &mut block);
-            }
+    /// Allocates words for the reverse maps around a gfn; tells whether they were needed.
+    fn provide_words(
+        &self,
+        locks: &Locks,
+        gfn: Gfn,
+        give: impl Fn(&mut Region, Gfn, Words) -> Option<Words>,
+    ) -> Result<bool, Error> {
+        let mut left = Some(zeroes()?);
+        if let Some((region, _)) = self.lock(locks, gfn).region(gfn) {
+            left = left.take().and_then(|words| give(region, gfn, words));
         }
-        drop(stripe);
-        Ok(())
+        Ok(left.is_none())
+    }
+
+    fn provide_nodes(&self, locks: &Locks, gfn: Gfn, spare: u64) -> Result<Provided, Error> {
+        let have = self.lock(locks, gfn).nodes.len();
+        let count = Nodes::larger(have);
+        // The first ones were paid for with the region.
+        let bytes = if have == 0 {
+            0
+        } else {
+            (count - have) * size_of::<Node>()
+        };
+        self.chain(bytes);
+        if bytes != 0 && !self.is_within_bound(spare, 0) && !mutant!(BoundIgnored) {
+            self.unchain(bytes);
+            return Ok(Provided::Bound);
+        }
+        let room = Nodes::room(count).inspect_err(|_| self.unchain(bytes))?;
+        let old = self.lock(locks, gfn).nodes.grow(room);
+        // As much as was allocated: somebody else was faster.
+        if old.capacity() >= count {
+            self.unchain(bytes);
+        }
+        Ok(Provided::Memory)
     }
 
     /// Prepares the dirty log of a gfn's region. No lock is held.
@@ -479,29 +402,18 @@ impl Frames {
         space: AddressSpace,
     ) -> Result<(), Error> {
         self.provide_region(locks, gfn)?;
-        let mut words: Vec<[u64; 8]> = Vec::new();
-        words.try_reserve_exact(2)?;
-        words.resize(2, [0; 8]);
-        let one: Box<[[u64; 8]; 2]> = words
-            .into_boxed_slice()
-            .try_into()
-            .map_err(|_| Error::OutOfMemory)?;
-        let mut spare = Some(one);
-        let mut stripe = self.lock(locks, gfn);
-        if let Some((region, _)) = stripe.region(gfn)
-            && region.dirty[space as usize].is_none()
-        {
-            region.dirty[space as usize] = spare.take();
+        let mut left = Some(zeroes::<[u64; 8], 2>()?);
+        if let Some((region, _)) = self.lock(locks, gfn).region(gfn) {
+            left = left.take().and_then(|log| region.give_log(space, log));
         }
-        drop(stripe);
+        drop(left);
         Ok(())
     }
 
     /// Forgets what a region's pages have to do with its frames: a mistake (rule R5).
     pub(crate) fn forget(&self, locks: &Locks, gfn: Gfn) {
         if let Some((region, _)) = self.lock(locks, gfn).region(gfn) {
-            region.tracked = [0; 8];
-            region.live = 0;
+            region.forget();
         }
     }
 
@@ -521,8 +433,20 @@ impl Frames {
     pub(crate) fn bytes(&self, locks: &Locks) -> u64 {
         let mut bytes = self.stripes.len() * size_of::<Lock<Stripe>>();
         self.for_each_stripe(locks, |s| {
-            bytes += s.nodes.bytes() + s.regions.iter().map(Region::bytes).sum::<usize>();
+            bytes += s.nodes.bytes() + s.regions.capacity() * size_of::<Region>();
+            bytes += s.regions.iter().map(Region::bytes).sum::<usize>();
         });
         bytes as u64
     }
+}
+
+/// Allocates zeroes.
+fn zeroes<T: Copy + Default, const N: usize>() -> Result<Box<[T; N]>, Error> {
+    let mut words = Vec::new();
+    words.try_reserve_exact(N)?;
+    words.resize(N, T::default());
+    words
+        .into_boxed_slice()
+        .try_into()
+        .map_err(|_| Error::OutOfMemory)
 }

@@ -17,7 +17,7 @@ use crate::clean::UnsyncList;
 use crate::config::{Config, Engine};
 use crate::direct::DirectRoots;
 use crate::error::Error;
-use crate::frames::{Frames, Missing};
+use crate::frames::{Frames, Missing, Provided};
 use crate::gate::Gate;
 use crate::host::{Host, VcpuId};
 use crate::invalidate::Shards;
@@ -226,6 +226,9 @@ impl<H: Host, O: Observer> Drop for Mmu<H, O> {
     }
 }
 
+/// What the bound on bookkeeping has to leave, in bytes, for a guess to have memory: more than anything but nodes takes.
+const ROOM_FOR_GUESS: i64 = 1024;
+
 /// One public call: what it may hold and what it did.
 #[derive(Debug)]
 pub(crate) struct Call<'m, H: Host, O: Observer> {
@@ -293,9 +296,24 @@ impl<H: Host, O: Observer> Call<'_, H, O> {
         Spte::new(self.mmu.host.load(page.table(), slot))
     }
 
-    /// Allocates what an operation lacked.
+    /// Allocates what an operation lacked, or makes room for it within the bound on bookkeeping. No lock is held.
     pub(crate) fn provide(&self, missing: Missing) -> Result<(), Error> {
-        self.mmu.frames.provide(&self.locks, missing)
+        let (frames, spare) = (&self.mmu.frames, self.mmu.pool.spare());
+        match frames.provide(&self.locks, missing, spare)? {
+            Provided::Memory if frames.is_within_bound(spare, 0) || mutant!(BoundIgnored) => Ok(()),
+            Provided::Memory => self.shed(),
+            Provided::Bound => {
+                self.recycle(missing.gfn());
+                Ok(())
+            }
+        }
+    }
+
+    /// Allocates what a guess lacked, if that costs no other entry; tells whether it did.
+    pub(crate) fn provide_guess(&self, missing: Missing) -> bool {
+        let (frames, spare) = (&self.mmu.frames, self.mmu.pool.spare());
+        frames.is_within_bound(spare, ROOM_FOR_GUESS)
+            && frames.provide(&self.locks, missing, spare) == Ok(Provided::Memory)
     }
 
     /// Returns pages whose grace period is over to the pool and their tables to the embedder, at most `most`; tells how many.

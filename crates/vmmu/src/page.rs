@@ -16,6 +16,7 @@
 
 use crate::addr::{Gfn, Index, Level, MAX_FRAME, Pfn, TABLE_SLOTS};
 use crate::prefetch::Window;
+use crate::rmap::Head;
 use crate::role::Role;
 use crate::slotset::SlotSet;
 use crate::sync::{AtomicU8, AtomicU32, AtomicU64, Kind, Lock, Ordering};
@@ -84,6 +85,8 @@ pub(crate) enum Record {
 
 /// The record of nothing: the frame number that no slot may have.
 const EMPTY: u64 = MAX_FRAME;
+/// What a page may take beside its table, in bytes.
+pub(crate) const PAGE_BYTES: usize = 3 << 10;
 /// A page without a table.
 const NO_TABLE: u64 = u64::MAX;
 
@@ -166,8 +169,8 @@ pub(crate) struct Page {
     pub(crate) incarnation: AtomicU32,
     /// The next page of the hash chain (gfn lock), as number + 1.
     pub(crate) hash_next: AtomicU32,
-    /// The SPTEs that link the page (gfn lock): a head of `rmap`.
-    pub(crate) parents: AtomicU32,
+    /// The SPTEs that link the page (gfn lock).
+    parents: [AtomicU32; 2],
     /// How many vCPUs have the page loaded as their root.
     pub(crate) references: AtomicU32,
     /// Unsyncs and reported writes since the page was last seen in use.
@@ -203,7 +206,7 @@ impl Page {
             generation: AtomicU32::new(0),
             incarnation: AtomicU32::new(0),
             hash_next: AtomicU32::new(0),
-            parents: AtomicU32::new(0),
+            parents: [AtomicU32::new(0), AtomicU32::new(0)],
             references: AtomicU32::new(0),
             writes: AtomicU32::new(0),
             quiet: AtomicU8::new(0),
@@ -237,7 +240,7 @@ impl Page {
         self.role.store(role.raw(), Ordering::Relaxed);
         self.table.store(table.get(), Ordering::Relaxed);
         self.hash_next.store(0, Ordering::Relaxed);
-        self.parents.store(0, Ordering::Relaxed);
+        self.set_parents(Head::default());
         self.writes.store(0, Ordering::Relaxed);
         self.clean_at.store(0, Ordering::Relaxed);
         self.incarnation.fetch_add(1, Ordering::Relaxed);
@@ -271,6 +274,20 @@ impl Page {
     /// Tells whether the page has a table: it is in use, or waits for its grace period.
     pub(crate) fn has_table(&self) -> bool {
         self.table.load(Ordering::Relaxed) != NO_TABLE
+    }
+    /// Returns the SPTEs that link the page. Under the gfn lock of its gfn, or to see whether there are any.
+    #[inline]
+    pub(crate) fn parents(&self) -> Head {
+        Head {
+            first: self.parents[0].load(Ordering::Relaxed),
+            rest: self.parents[1].load(Ordering::Relaxed),
+        }
+    }
+    /// Changes the SPTEs that link the page. Under the gfn lock of its gfn.
+    #[inline]
+    pub(crate) fn set_parents(&self, head: Head) {
+        self.parents[0].store(head.first, Ordering::Relaxed);
+        self.parents[1].store(head.rest, Ordering::Relaxed);
     }
     /// Reads the flags; Acquire, so that who sees ALIVE sees the identity stored before it.
     #[inline]
@@ -405,6 +422,6 @@ mod records_fit_forty_bits {
 
     #[test]
     fn bookkeeping_stays_below_three_kib() {
-        assert!(size_of::<Page>() <= 3072, "{}", size_of::<Page>());
+        assert!(size_of::<Page>() <= PAGE_BYTES, "{}", size_of::<Page>());
     }
 }

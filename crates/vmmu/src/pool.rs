@@ -8,7 +8,7 @@
 //! 2. The number of pages handed out never exceeds the limit.
 
 use crate::Error;
-use crate::page::{Page, PageId};
+use crate::page::{PAGE_BYTES, Page, PageId};
 use crate::sync::{AtomicU32, Counter, Kind, Lock, Locks, OnceBox, Ordering};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -73,6 +73,12 @@ impl Pool {
     pub(crate) fn bytes(&self) -> u64 {
         self.chunk_count.load(Ordering::Relaxed) * (CHUNK * size_of::<Page>()) as u64
             + (self.chunks.len() * size_of::<OnceBox<[Page; CHUNK]>>()) as u64
+    }
+
+    /// Returns what the pages leave of their share for the reverse maps of what they map, in bytes.
+    pub(crate) fn spare(&self) -> u64 {
+        let share = CHUNK * PAGE_BYTES;
+        (self.chunk_count.load(Ordering::Relaxed) * share as u64).saturating_sub(self.bytes())
     }
 
     /// Returns page `id`, if its memory has been allocated.

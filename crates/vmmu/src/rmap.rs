@@ -1,32 +1,35 @@
-//! Reverse maps: sets of SPTEs in four bytes when there is one member, in chained nodes when there are more.
+//! Reverse maps: sets of SPTEs in four bytes when there is one member, in eight when there are two, in pairs chained to that when there are more.
 //!
-//! Key types: [`Head`] (one set), [`Nodes`] (the nodes of a stripe of frames, guarded by its gfn lock).
-//! Neighbours: `frames` has a head per gfn, `page` one for its parents.
+//! Key types: [`Head`] (one set), [`Nodes`] (the pairs of a stripe of frames, guarded by its gfn lock).
+//! Neighbours: `region` has a head per gfn, `page` one for its parents.
+//!
+//! The first word of a head is a member. The other is 0, the second member, or the number of a node; a node's words are a member and in turn a member
+//! or a node's number.
 //!
 //! Invariants:
 //! 1. A set has no duplicates: a slot is inserted when its SPTE is stored, and removed before it is exchanged away.
 //! 2. No operation allocates; `insert` says so when nodes are missing, and nothing has changed then.
-//! 3. A node in use has at least one member.
+//! 3. A node in use has two words in use; a head's other word is 0 if its first one is.
 
 use crate::Error;
 use crate::page::SpteRef;
 use alloc::vec::Vec;
 
-/// Members of a node.
-const FAN: usize = 7;
-/// Marks a head that names a node.
+/// Marks a word that names a node.
 const CHAINED: u32 = 1 << 31;
 
-/// A set of SPTEs: empty, one member, or a chain of nodes.
+/// A set of SPTEs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Head(pub(crate) u32);
+pub(crate) struct Head {
+    pub(crate) first: u32,
+    pub(crate) rest: u32,
+}
 
-/// Some members of a set.
+/// A member, and another one or the next node; a free node has the number of the next free one, plus 1, in its other word.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Node {
-    members: [u32; FAN],
-    /// The next node, as number + 1.
-    next: u32,
+    member: u32,
+    rest: u32,
 }
 
 /// The nodes of one stripe.
@@ -35,20 +38,45 @@ pub(crate) struct Nodes {
     nodes: Vec<Node>,
     /// The first free node, as number + 1.
     free: u32,
+    /// The node to look at next for a member that makes room.
+    hand: u32,
 }
 
 /// `insert` needs a node and there is none.
 #[derive(Debug)]
 pub(crate) struct NoNode;
 
-impl Nodes {
-    /// How many nodes are added at once.
-    const GROWTH: usize = 32;
+impl Head {
+    /// Tells whether the set has no member.
+    pub(crate) fn is_empty(self) -> bool {
+        self.first == 0
+    }
+}
 
-    /// Allocates room for more nodes than `have`; called without locks.
-    pub(crate) fn larger(have: usize) -> Result<Vec<Node>, Error> {
+/// Returns the number of the node that a word names, if it names one.
+#[inline]
+const fn node_of(word: u32) -> Option<usize> {
+    if word & CHAINED == 0 {
+        None
+    } else {
+        Some((word & !CHAINED) as usize)
+    }
+}
+
+impl Nodes {
+    /// The least number of nodes added at once, and what every stripe may have whatever the bound on memory: more than one instruction of a guest
+    /// needs at once, or it would make no progress.
+    pub(crate) const GROWTH: usize = 16;
+
+    /// Returns how many nodes to have instead of `have`.
+    pub(crate) fn larger(have: usize) -> usize {
+        have + Self::GROWTH.max(have / 4)
+    }
+
+    /// Allocates room for `count` nodes; called without locks.
+    pub(crate) fn room(count: usize) -> Result<Vec<Node>, Error> {
         let mut room = Vec::new();
-        room.try_reserve_exact(have + Self::GROWTH.max(have / 2))?;
+        room.try_reserve_exact(count)?;
         Ok(room)
     }
 
@@ -69,150 +97,153 @@ impl Nodes {
             return room;
         }
         room.append(&mut self.nodes);
+        // In ascending order, as the hand goes round: who came first makes room first.
+        self.free = room.len() as u32 + 1;
         for i in room.len()..room.capacity() {
+            let next = i as u32 + 2;
             room.push(Node {
-                members: [0; FAN],
-                next: self.free,
+                member: 0,
+                rest: if i + 1 < room.capacity() { next } else { 0 },
             });
-            self.free = i as u32 + 1;
         }
         core::mem::replace(&mut self.nodes, room)
     }
 
-    fn take(&mut self) -> Option<usize> {
-        let at = self.free.checked_sub(1)? as usize;
-        self.free = self.nodes[at].next;
-        self.nodes[at] = Node::default();
-        Some(at)
+    /// Moves the first nodes into `room`, if the others are free, and returns the vector that is left over, to be dropped without locks.
+    pub(crate) fn shrink(&mut self, room: Vec<Node>) -> Vec<Node> {
+        let (mut room, keep) = (room, Self::GROWTH.min(self.nodes.len()));
+        if self.member_from(keep).is_some() || room.capacity() < keep {
+            return room;
+        }
+        room.extend_from_slice(&self.nodes[..keep]);
+        let old = core::mem::replace(&mut self.nodes, room);
+        self.free = 0;
+        for at in (0..keep).rev() {
+            if self.nodes[at].member == 0 {
+                self.give(at);
+            }
+        }
+        old
+    }
+
+    /// Returns the first node from number `from` on that is in use, and a member whose removal frees it.
+    pub(crate) fn member_from(&self, from: usize) -> Option<(usize, SpteRef)> {
+        let nodes = self.nodes.iter().enumerate().skip(from);
+        nodes
+            .filter_map(|(at, node)| Some((at, SpteRef::from_raw(node.member)?)))
+            .next()
+    }
+
+    fn take(&mut self, node: Node) -> Option<u32> {
+        let at = self.free.checked_sub(1)?;
+        self.free = self.nodes[at as usize].rest;
+        self.nodes[at as usize] = node;
+        Some(CHAINED | at)
     }
 
     fn give(&mut self, at: usize) {
         self.nodes[at] = Node {
-            members: [0; FAN],
-            next: self.free,
+            member: 0,
+            rest: self.free,
         };
         self.free = at as u32 + 1;
     }
 
     /// Adds `member` to the set.
-    #[inline]
     pub(crate) fn insert(&mut self, head: &mut Head, member: SpteRef) -> Result<(), NoNode> {
         debug_assert!(!self.contains(*head, member));
-        if head.0 == 0 {
-            *head = Head(member.raw());
-            return Ok(());
-        }
-        self.insert_further(head, member)
-    }
-
-    /// Adds `member` to a set that has one.
-    fn insert_further(&mut self, head: &mut Head, member: SpteRef) -> Result<(), NoNode> {
-        if head.0 & CHAINED != 0 {
-            let first = (head.0 & !CHAINED) as usize;
-            if let Some(free) = self.nodes[first].members.iter().position(|m| *m == 0) {
-                self.nodes[first].members[free] = member.raw();
-                return Ok(());
-            }
-        }
-        let at = self.take().ok_or(NoNode)?;
-        if head.0 & CHAINED == 0 {
-            self.nodes[at].members[1] = head.0;
+        let member = member.raw();
+        if head.first == 0 {
+            head.first = member;
+        } else if head.rest == 0 {
+            head.rest = member;
         } else {
-            self.nodes[at].next = (head.0 & !CHAINED) + 1;
+            let rest = head.rest;
+            head.rest = self.take(Node { member, rest }).ok_or(NoNode)?;
         }
-        self.nodes[at].members[0] = member.raw();
-        *head = Head(CHAINED | at as u32);
         Ok(())
     }
 
     /// Takes `member` out of the set and tells whether it was there.
     pub(crate) fn remove(&mut self, head: &mut Head, member: SpteRef) -> bool {
-        if head.0 & CHAINED == 0 {
-            let hit = head.0 == member.raw();
-            if hit {
-                *head = Head(0);
-            }
-            return hit;
+        let member = member.raw();
+        if head.first == member {
+            self.remove_first(head);
+            return true;
+        }
+        if head.rest == member {
+            head.rest = 0;
+            return true;
         }
         let mut before = None;
-        let mut at = (head.0 & !CHAINED) as usize;
-        loop {
-            if let Some(i) = self.nodes[at]
-                .members
-                .iter()
-                .position(|m| *m == member.raw())
-            {
-                self.nodes[at].members[i] = 0;
-                self.shrink(head, before, at);
-                return true;
-            }
-            before = Some(at);
-            match self.nodes[at].next.checked_sub(1) {
-                Some(next) => at = next as usize,
-                None => return false,
-            }
-        }
-    }
-
-    /// Frees node `at` if it is empty, and unchains the head when one member is left.
-    fn shrink(&mut self, head: &mut Head, before: Option<usize>, at: usize) {
-        if self.nodes[at].members.iter().all(|m| *m == 0) {
-            let next = self.nodes[at].next;
-            match before {
-                Some(before) => self.nodes[before].next = next,
-                None => {
-                    *head = if next == 0 {
-                        Head(0)
-                    } else {
-                        Head(CHAINED | (next - 1))
-                    }
+        let mut next = node_of(head.rest);
+        while let Some(at) = next {
+            let node = self.nodes[at];
+            let left = match member {
+                _ if node.member == member => node.rest,
+                _ if node.rest == member => node.member,
+                _ => {
+                    (before, next) = (Some(at), node_of(node.rest));
+                    continue;
                 }
+            };
+            match before {
+                Some(before) => self.nodes[before].rest = left,
+                None => head.rest = left,
             }
             self.give(at);
+            return true;
         }
-        if head.0 & CHAINED != 0 {
-            let first = (head.0 & !CHAINED) as usize;
-            let mut left = self.nodes[first].members.iter().filter(|m| **m != 0);
-            if let (0, Some(only), None) =
-                (self.nodes[first].next, left.next().copied(), left.next())
-            {
-                self.give(first);
-                *head = Head(only);
+        false
+    }
+
+    /// Takes the first member out; the next one takes its place.
+    fn remove_first(&mut self, head: &mut Head) {
+        *head = match node_of(head.rest) {
+            None => Head {
+                first: head.rest,
+                rest: 0,
+            },
+            Some(at) => {
+                let node = self.nodes[at];
+                self.give(at);
+                Head {
+                    first: node.member,
+                    rest: node.rest,
+                }
             }
+        };
+    }
+
+    /// Returns a member whose removal frees a node, each node in its turn; `None` if a node is free or there is none.
+    pub(crate) fn victim(&mut self) -> Option<SpteRef> {
+        if self.free != 0 {
+            return None;
         }
+        let at = self.hand as usize % self.nodes.len().max(1);
+        self.hand = at as u32 + 1;
+        SpteRef::from_raw(self.nodes.get(at)?.member)
     }
 
     /// Returns some member, or `None` if the set is empty.
     pub(crate) fn first(&self, head: Head) -> Option<SpteRef> {
-        let mut found = None;
-        self.any(head, |member| {
-            found = Some(member);
-            true
-        });
-        found
+        SpteRef::from_raw(head.first)
     }
 
     /// Visits members until `visit` says true, and tells whether it did.
     pub(crate) fn any(&self, head: Head, mut visit: impl FnMut(SpteRef) -> bool) -> bool {
-        if head.0 & CHAINED == 0 {
-            return SpteRef::from_raw(head.0).is_some_and(visit);
+        if SpteRef::from_raw(head.first).is_some_and(&mut visit) {
+            return true;
         }
-        let mut at = (head.0 & !CHAINED) as usize;
-        loop {
-            let node = &self.nodes[at];
-            if node
-                .members
-                .iter()
-                .filter_map(|m| SpteRef::from_raw(*m))
-                .any(&mut visit)
-            {
+        let mut word = head.rest;
+        while let Some(at) = node_of(word) {
+            let node = self.nodes[at];
+            if SpteRef::from_raw(node.member).is_some_and(&mut visit) {
                 return true;
             }
-            match node.next.checked_sub(1) {
-                Some(next) => at = next as usize,
-                None => return false,
-            }
+            word = node.rest;
         }
+        SpteRef::from_raw(word).is_some_and(visit)
     }
 
     /// Visits every member.
@@ -239,16 +270,20 @@ mod a_set_keeps_its_members {
         SpteRef::new(PageId(i), Index::truncate(i as usize % 512))
     }
 
+    fn insert(nodes: &mut Nodes, head: &mut Head, i: u32) {
+        while nodes.insert(head, member(i)).is_err() {
+            let room = Nodes::room(Nodes::larger(nodes.len())).unwrap();
+            drop(nodes.grow(room));
+        }
+    }
+
     #[test]
     fn through_growth_and_removal_in_any_order() {
         let mut nodes = Nodes::default();
         let (mut head, mut other) = (Head::default(), Head::default());
         for i in 0..100 {
             for h in [&mut head, &mut other] {
-                while nodes.insert(h, member(i)).is_err() {
-                    let room = Nodes::larger(nodes.len()).unwrap();
-                    drop(nodes.grow(room));
-                }
+                insert(&mut nodes, h, i);
             }
         }
         for i in (0..100).step_by(3).chain((0..100).filter(|i| i % 3 != 0)) {
@@ -256,7 +291,7 @@ mod a_set_keeps_its_members {
             assert!(nodes.remove(&mut head, member(i)));
             assert!(!nodes.remove(&mut head, member(i)));
         }
-        assert_eq!(head, Head(0));
+        assert_eq!(head, Head::default());
         let mut seen = 0;
         nodes.for_each(other, |_| seen += 1);
         assert_eq!(seen, 100);
@@ -267,7 +302,33 @@ mod a_set_keeps_its_members {
         let mut nodes = Nodes::default();
         let mut head = Head::default();
         nodes.insert(&mut head, member(1)).unwrap();
-        assert!(nodes.insert(&mut head, member(2)).is_err());
-        assert_eq!(head, Head(member(1).raw()));
+        nodes.insert(&mut head, member(2)).unwrap();
+        let before = head;
+        assert!(nodes.insert(&mut head, member(3)).is_err());
+        assert_eq!(head, before);
+    }
+
+    #[test]
+    fn a_victim_frees_a_node_and_the_next_insert_finds_it() {
+        let mut nodes = Nodes::default();
+        let mut heads = [Head::default(); 4];
+        for i in 0..200 {
+            let head = i as usize % 4;
+            while nodes.insert(&mut heads[head], member(i)).is_err() {
+                if nodes.len() == 0 {
+                    drop(nodes.grow(Nodes::room(Nodes::GROWTH).unwrap()));
+                    continue;
+                }
+                let victim = nodes.victim().unwrap();
+                // It is not among the last that were inserted.
+                assert!(victim.page().0 + Nodes::GROWTH as u32 <= i);
+                let hits = heads
+                    .iter_mut()
+                    .map(|h| usize::from(nodes.remove(h, victim)));
+                assert_eq!(hits.sum::<usize>(), 1);
+            }
+            assert!(nodes.free == 0 || nodes.victim().is_none());
+        }
+        assert_eq!(nodes.len(), Nodes::GROWTH);
     }
 }

@@ -54,6 +54,8 @@ events! {
     Zap => "zaps",
     /// A page was zapped for the limit.
     Reclaim => "reclaims",
+    /// An entry made room in the reverse maps for another one.
+    Recycle => "recycles",
     /// A page was created.
     Create => "pages_created",
     /// A root was loaded that was at hand.
@@ -169,79 +171,4 @@ pub trait Observer: Send + Sync {
 impl Observer for () {}
 
 #[cfg(all(test, not(loom)))]
-mod bookkeeping_stays_small {
-    use crate::addr::{Gfn, Level};
-    use crate::testhost::{AD, Guest, PWU, World};
-    use crate::walk::Access;
-    use crate::{Engine, FaultOutcome, Stats};
-
-    /// What a shadow page may take beside its table.
-    const PER_PAGE: u64 = 3 << 10;
-    /// What a guest frame may take that is or was mapped.
-    const PER_FRAME: u64 = 8;
-
-    /// Makes a guest as a kernel looks: its memory mapped large from frame 512 on, but for the last 2 MiB, which are small pages that processes use, a
-    /// quarter of them mapped twice and some by many. Returns the frames mapped.
-    fn kernel_and_processes(world: &World) -> u64 {
-        let host = world.mmu.host();
-        host.allow(Level::L2);
-        let mut guest = Guest::new(World::ROOT);
-        let mut map = |gva: u64, gfn: u64, level| {
-            guest.map(host, gva, (Gfn::new(gfn), level), PWU | AD);
-            gva
-        };
-        let mut used = alloc::vec::Vec::new();
-        used.extend([512, 1024].map(|gfn| map(1 << 39 | gfn << 12, gfn, Level::L2)));
-        for i in 0..512 {
-            used.push(map(i << 12, 1536 + i, Level::L1));
-            if i % 4 == 0 {
-                used.push(map(1 << 30 | i << 12, 1536 + i, Level::L1));
-            }
-            if i % 64 == 0 {
-                used.extend((2..10).map(|p| map(p << 30 | i << 12, 1536 + i, Level::L1)));
-            }
-        }
-        world.set_root();
-        for gva in used {
-            assert_eq!(world.touch(gva, Access::WRITE), FaultOutcome::Resume);
-        }
-        1536
-    }
-
-    fn check(stats: &Stats, frames: u64) {
-        // Pages are allocated 16 at a time.
-        let pages = stats.pages.next_multiple_of(16);
-        assert!(stats.page_bytes <= pages * PER_PAGE, "{stats:?}");
-        assert!(stats.frame_bytes <= frames * PER_FRAME, "{stats:?}");
-    }
-
-    #[test]
-    fn under_shadow_paging() {
-        let world = World::new(Engine::Shadow, |_| {});
-        let frames = kernel_and_processes(&world);
-        let stats = world.mmu.stats();
-        assert_eq!(stats.pages, 24);
-        check(&stats, frames);
-        // Frames that were mapped cost no more than frames that are; pages zapped are used again.
-        assert_eq!(world.mmu.zap_all(), stats.pages);
-        world.reload();
-        kernel_and_processes(&world);
-        let again = world.mmu.stats();
-        assert_eq!(again.page_bytes, stats.page_bytes);
-        check(&again, frames);
-    }
-
-    #[test]
-    fn under_nested_paging_there_is_none_by_frame() {
-        let world = World::new(Engine::Npt, |_| {});
-        let before = world.mmu.stats().frame_bytes;
-        for gfn in 0..World::FRAMES as u64 {
-            let gpa = Gfn::new(gfn).address();
-            let done = world
-                .vcpu(0)
-                .handle_nested_fault(gpa, crate::walk::AccessKind::Read);
-            assert_eq!(done, Ok(FaultOutcome::Resume));
-        }
-        assert_eq!(world.mmu.stats().frame_bytes, before);
-    }
-}
+mod bookkeeping_stays_small;

@@ -302,7 +302,16 @@ impl World {
 
     /// Makes the MMU. `adjust` may change the configuration.
     pub(crate) fn new(engine: Engine, adjust: impl FnOnce(&mut Config)) -> Self {
-        let (mmu, ram) = machine(engine, (64, Self::FRAMES), adjust);
+        Self::sized(engine, (64, Self::FRAMES), adjust)
+    }
+
+    /// Makes the MMU with room for so many tables, and so many frames of RAM.
+    pub(crate) fn sized(
+        engine: Engine,
+        (tables, frames): (usize, usize),
+        adjust: impl FnOnce(&mut Config),
+    ) -> Self {
+        let (mmu, ram) = machine(engine, (tables, frames), adjust);
         Self { mmu, ram }
     }
 
@@ -339,7 +348,7 @@ impl World {
     /// Follows the shadow tables of vCPU 0 to the slot for `gva` in the page of `level`.
     pub(crate) fn slot(&self, gva: u64, level: Level) -> (PageId, Index) {
         let local = self.vcpu(0).shared.local.claim().expect("no call runs");
-        let mut id = local.referenced().expect("a root is loaded");
+        let mut id = local.roots.referenced().expect("a root is loaded");
         loop {
             let at = self.page(id).role().level();
             let index = at.index(gva);

@@ -10,6 +10,7 @@
 use crate::addr::{Gfn, Gva, Index, Level};
 use crate::config::ForeignWrites;
 use crate::debt::Debt;
+use crate::derive::Derived;
 use crate::edge::Refused;
 use crate::error::Error;
 use crate::host::{Host, TablePlace};
@@ -273,8 +274,42 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         None
     }
 
-    /// Derives anew every entry on the way to `gva`, from the root down: what INVLPG promises for its CPU. Returns the slot of level 1 if it
-    /// came to one: what the guest maps there may be installed at once, after the flush.
+    /// Does to the way to `gva` what INVLPG promises for its CPU. Returns the slot of level 1 where something may be installed at once, after the flush.
+    pub(crate) fn invalidate_way(
+        &self,
+        root: PageId,
+        gva: Gva,
+        debt: &mut Debt<'_, 'm, H, O>,
+    ) -> Option<(PageId, Index)> {
+        let is_seen_early = self.mmu.config.foreign_writes == ForeignWrites::SeenEarly;
+        // A root that is not clean may be off the list.
+        if is_seen_early || !self.page(root).flags().contains(Flags::CLEAN) {
+            return self.derive_way(root, gva, debt);
+        }
+        // Nobody can have seen an entry of a clean page's table that the page does not agree with: what is left are the others. Whether they
+        // lie on this way does not matter.
+        let Some((listed, len)) = self.mmu.unsync.few(&self.locks) else {
+            return self.derive_way(root, gva, debt);
+        };
+        let mut behind = None;
+        for id in &listed[..len] {
+            let page = self.page(*id);
+            let level = page.role().level();
+            let index = level.index(gva.get());
+            let decoder = self.mmu.decoder(page.role());
+            let mut state = page.lock.lock(&self.locks);
+            if level > Level::L1 {
+                let _ = self.derive_one((*id, page), index, decoder, &mut state, debt);
+            } else if self.derive_leaf((*id, page), index, decoder, &mut state, debt)
+                == Derived::Behind
+            {
+                behind = Some((*id, index));
+            }
+        }
+        behind
+    }
+
+    /// Derives anew every entry on the way to `gva`, from the root down. Returns the slot of level 1 where something may be installed at once.
     pub(crate) fn derive_way(
         &self,
         root: PageId,
@@ -284,28 +319,22 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         let (mut id, mut page) = (root, self.page(root));
         // One mode all the way down: the decoder is the root's.
         let decoder = self.mmu.decoder(page.role());
-        // Nobody can have seen an entry of a clean page's table that the page does not agree with.
-        let is_clean_enough = self.mmu.config.foreign_writes == ForeignWrites::ReportedFirst;
         for _ in 0..5 {
             let role = page.role();
             let level = role.level();
             let index = level.index(gva.get());
-            if is_clean_enough && (page.flags().contains(Flags::CLEAN) || mutant!(InvlpgTrusts)) {
-                let child = self.linked_in(page, index)?;
-                (id, page) = (child, self.page(child));
-                continue;
-            }
             let mut state = page.lock.lock(&self.locks);
             if let Some(child) = self.confirm_link(page, (index, level), decoder, &mut state) {
                 drop(state);
                 (id, page) = (child, self.page(child));
                 continue;
             }
+            if level == Level::L1 {
+                let derived = self.derive_leaf((id, page), index, decoder, &mut state, debt);
+                return (derived == Derived::Behind).then_some((id, index));
+            }
             let (present, _) = self.derive_one((id, page), index, decoder, &mut state, debt);
             drop(state);
-            if level == Level::L1 {
-                return (!role.is_direct()).then_some((id, index));
-            }
             if !present {
                 return None;
             }

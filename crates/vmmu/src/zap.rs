@@ -15,7 +15,6 @@ use crate::mmu::{Call, Mmu};
 use crate::page::{Flags, PRESENT_WORDS, PageId};
 use crate::pool::Exhausted;
 use crate::prefetch::Window;
-use crate::rmap::Head;
 use crate::slots::AddressSpace;
 use crate::slotset::SlotSet;
 use crate::stats::{Event, Observer};
@@ -111,9 +110,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         if !mutant!(DeadStaysHashed) {
             stripe.unhash(&self.mmu.pool, id, page);
         }
-        while let Some(edge) = stripe
-            .nodes
-            .first(Head(page.parents.load(Ordering::Relaxed)))
+        while let Some(edge) = stripe.nodes.first(page.parents())
             && !mutant!(DeadStaysLinked)
         {
             self.remove(&mut stripe, edge, debt);

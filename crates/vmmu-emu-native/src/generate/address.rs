@@ -21,8 +21,8 @@ pub(crate) fn has_memory(encoded: &Encoded) -> bool {
     (0..instruction.op_count()).any(|n| instruction.op_kind(n) == OpKind::Memory)
 }
 
-/// Makes the memory operand lie at `target`, or a few bytes from it if no register can hold the address exactly. `None` if that can't be: 16-bit
-/// addresses, or a register in `fixed`, whose value must stay.
+/// Makes the memory operand lie at the offset `target`, or a few bytes from it if no register can hold that exactly. `None` if that can't be: a 16-bit
+/// address for more than that, or a register in `fixed`, whose value must stay.
 pub(crate) fn place(
     encoded: &mut Encoded,
     registers: &mut Registers,
@@ -35,7 +35,7 @@ pub(crate) fn place(
     );
     let scale = encoded.instruction.memory_index_scale();
     let displacement = encoded.instruction.memory_displacement64();
-    if base.size() == 2 || index.size() == 2 {
+    if target > 0xffff && (base.size() == 2 || index.size() == 2) {
         return None;
     }
     let rest = target.wrapping_sub(displacement);
@@ -45,7 +45,8 @@ pub(crate) fn place(
             return (encoded.set_displacement(relative) == 4).then_some(());
         }
         (Register::None, Register::None) => {
-            return (encoded.set_displacement(target) >= 4).then_some(());
+            let fits = encoded.set_displacement(target) >= if target > 0xffff { 4 } else { 2 };
+            return fits.then_some(());
         }
         _ if fixed.contains(&number(base)) && base != Register::None => return None,
         (Register::None, index) if fixed.contains(&number(index)) => return None,
@@ -72,12 +73,17 @@ fn divided(value: u64, register: Register, by: u32) -> u64 {
     (value / i64::from(by)) as u64
 }
 
-/// Sets a register used as an address; of 32 bits the upper half stays.
+/// Sets a register used as an address; what lies above its size stays.
 fn set(registers: &mut Registers, register: Register, value: u64) {
-    let gpr = &mut registers.gpr[number(register)];
-    *gpr = if register.size() == 4 {
-        *gpr & !0xffff_ffff | value & 0xffff_ffff
-    } else {
-        value
+    set_low(&mut registers.gpr[number(register)], register.size(), value);
+}
+
+/// Sets a register's low bytes.
+pub(crate) fn set_low(gpr: &mut u64, bytes: usize, value: u64) {
+    let mask = match bytes {
+        2 => 0xffff,
+        4 => 0xffff_ffff,
+        _ => u64::MAX,
     };
+    *gpr = *gpr & !mask | value & mask;
 }

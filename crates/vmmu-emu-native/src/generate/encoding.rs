@@ -46,7 +46,7 @@ pub(crate) struct Encoded {
 
 impl Encoded {
     /// Makes one at random; `None` if the bytes are no instruction.
-    pub(crate) fn random(rng: &mut Rng, mode: CodeMode, rip: u64, opcode: Opcode) -> Option<Self> {
+    pub(crate) fn random(rng: &mut Rng, mode: CodeMode, opcode: Opcode) -> Option<Self> {
         let mut bytes = prefixes(rng, mode);
         bytes.extend_from_slice(opcode.map);
         bytes.push(opcode.byte);
@@ -59,7 +59,7 @@ impl Encoded {
             instruction: Instruction::default(),
             offsets: ConstantOffsets::default(),
             mode,
-            rip,
+            rip: mode.start(),
         };
         encoded.decode();
         let len = encoded.instruction.len();
@@ -74,10 +74,7 @@ impl Encoded {
     }
 
     fn decode(&mut self) {
-        let bits = match self.mode {
-            CodeMode::Bits64 => 64,
-            CodeMode::Bits32 => 32,
-        };
+        let bits = self.mode.bits();
         let mut decoder = Decoder::with_ip(bits, &self.bytes, self.rip, DecoderOptions::NONE);
         self.instruction = decoder.decode();
         self.offsets = decoder.get_constant_offsets(&self.instruction);

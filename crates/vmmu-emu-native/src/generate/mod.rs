@@ -15,11 +15,8 @@ use fastrand::Rng;
 use iced_x86::Instruction;
 
 use crate::registers::{CodeMode, Registers};
-use crate::trampoline::{CODE, CODE_LEN, DATA_LEN};
+use crate::trampoline::DATA_LEN;
 use encoding::{Encoded, Opcode};
-
-/// Where instructions under test begin: in the middle of the code pages, for branches in both directions.
-pub const START: u64 = CODE + CODE_LEN as u64 / 2;
 
 /// An instruction and what it starts from.
 #[derive(Clone, Debug)]
@@ -56,7 +53,7 @@ impl Generator {
         let rng = &mut generator.rng;
         generator.opcodes = Opcode::all(mode)
             .filter(|opcode| {
-                let mut tries = (0..400).filter_map(|_| Encoded::random(rng, mode, START, *opcode));
+                let mut tries = (0..400).filter_map(|_| Encoded::random(rng, mode, *opcode));
                 tries.any(|encoded| wanted(&encoded.instruction))
             })
             .collect();
@@ -79,7 +76,7 @@ impl Generator {
     fn attempt(&mut self) -> Option<Case> {
         let rng = &mut self.rng;
         let opcode = self.opcodes[rng.usize(..self.opcodes.len())];
-        let encoded = Encoded::random(rng, self.mode, START, opcode)?;
+        let encoded = Encoded::random(rng, self.mode, opcode)?;
         if !(self.wanted)(&encoded.instruction) {
             return None;
         }
@@ -100,11 +97,11 @@ impl Generator {
 
     fn registers(&mut self) -> Registers {
         let mut registers = Registers::new(self.mode);
-        registers.rip = START;
+        registers.rip = self.mode.start();
         registers.flags = self.rng.u64(..) & Registers::FLAGS;
         for gpr in &mut registers.gpr {
             *gpr = values::value(&mut self.rng);
-            if self.mode == CodeMode::Bits32 {
+            if self.mode != CodeMode::Bits64 {
                 *gpr &= 0xffff_ffff;
             }
         }

@@ -3,10 +3,10 @@
 use fastrand::Rng;
 use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
 
-use super::address::{has_memory, number, place};
+use super::Case;
+use super::address::{has_memory, number, place, set_low};
 use super::encoding::Encoded;
 use super::values::{once_in, value};
-use super::{Case, START};
 use crate::registers::{CodeMode, Registers};
 use crate::trampoline::{CODE, CODE_LEN, DATA, DATA_LEN};
 
@@ -18,18 +18,29 @@ const RSP: usize = 4;
 const RBP: usize = 5;
 const RSI: usize = 6;
 const RDI: usize = 7;
-const MIDDLE: u64 = DATA + DATA_LEN as u64 / 2;
+
+/// Returns the offset at which data begins.
+const fn data(mode: CodeMode) -> u64 {
+    DATA - mode.data_base()
+}
+
+/// Returns the offset of the data's middle.
+const fn middle(mode: CodeMode) -> u64 {
+    data(mode) + DATA_LEN as u64 / 2
+}
 
 /// Fits registers, memory and constants to the instruction; `None` if this one can't be.
 pub(crate) fn fit(rng: &mut Rng, mut encoded: Encoded, case: &mut Case) -> Option<Encoded> {
     // MOVSXD of a word: AMD's processors read four bytes of memory, Intel's two.
     let reads_more = encoded.instruction.code() == Code::Movsxd_r16_rm16;
-    if reads_more || is_exchange_or_pause(&encoded) {
+    // Code is not in the emulator's memory; of flat segments the prefix changes nothing.
+    let reads_code = case.registers.mode == CodeMode::Bits16 && encoded.has_prefix(0x2e);
+    if reads_code || reads_more || is_exchange_or_pause(&encoded) {
         return None;
     }
     let fixed = fit_registers(rng, &mut encoded, &mut case.registers)?;
     if has_memory(&encoded) && !is_address_only(&encoded.instruction) {
-        let target = target(rng, &encoded.instruction);
+        let target = target(rng, &encoded.instruction, case.registers.mode);
         place(&mut encoded, &mut case.registers, target, &fixed)?;
     }
     fit_memory(rng, &encoded.instruction, case)?;
@@ -51,15 +62,20 @@ fn is_address_only(instruction: &Instruction) -> bool {
 }
 
 /// Returns where a memory operand is to lie: anywhere in the middle, seldom across the end or where nothing can be.
-fn target(rng: &mut Rng, instruction: &Instruction) -> u64 {
+fn target(rng: &mut Rng, instruction: &Instruction, mode: CodeMode) -> u64 {
     let size = instruction.memory_size().size().max(1) as u64;
     if once_in(rng, 64) {
-        return DATA + DATA_LEN as u64 - rng.u64(..=size);
+        return data(mode) + DATA_LEN as u64 - rng.u64(..=size);
     }
     if once_in(rng, 64) {
-        return DATA - rng.u64(..=size);
+        let before = data(mode).wrapping_sub(rng.u64(..=size));
+        return if mode == CodeMode::Bits16 {
+            before & 0xffff
+        } else {
+            before
+        };
     }
-    let target = MIDDLE - 512 + rng.u64(..1024);
+    let target = middle(mode) - 512 + rng.u64(..1024);
     if once_in(rng, 3) {
         target
     } else {
@@ -75,15 +91,15 @@ fn fit_registers(
 ) -> Option<Vec<usize>> {
     let instruction = encoded.instruction;
     if instruction.is_string_instruction() {
-        fit_string(rng, registers);
+        fit_string(rng, &instruction, registers);
         return Some(Vec::new());
     }
     if is_branch(&instruction) {
         return fit_branch(rng, encoded, registers);
     }
     if instruction.is_stack_instruction() {
-        registers.gpr[RSP] = stack(rng);
-        registers.gpr[RBP] = stack(rng);
+        set_stack(rng, registers, RSP);
+        set_stack(rng, registers, RBP);
         if instruction.mnemonic() == Mnemonic::Enter {
             // The immediate that the decoder calls the first is the frame's size.
             encoded.set_immediate(rng.u64(..0x300));
@@ -100,7 +116,7 @@ fn fit_registers(
             Some(Vec::new())
         }
         Mnemonic::Xlatb => {
-            registers.gpr[RBX] = MIDDLE;
+            registers.gpr[RBX] = middle(registers.mode);
             Some(Vec::new())
         }
         Mnemonic::Cmpxchg if !has_memory(encoded) && once_in(rng, 2) => {
@@ -111,30 +127,51 @@ fn fit_registers(
     }
 }
 
-fn stack(rng: &mut Rng) -> u64 {
-    let pointer = MIDDLE - 256 + rng.u64(..512);
-    if once_in(rng, 64) {
-        DATA + rng.u64(..80)
+/// Makes a register a stack pointer.
+fn set_stack(rng: &mut Rng, registers: &mut Registers, register: usize) {
+    let mode = registers.mode;
+    let pointer = middle(mode) - 256 + rng.u64(..512);
+    let pointer = if once_in(rng, 64) {
+        data(mode) + rng.u64(..80)
     } else if once_in(rng, 3) {
         pointer
     } else {
         pointer & !7
-    }
+    };
+    let bytes = if mode == CodeMode::Bits16 { 2 } else { 8 };
+    set_low(&mut registers.gpr[register], bytes, pointer);
 }
 
-fn fit_string(rng: &mut Rng, registers: &mut Registers) {
+fn fit_string(rng: &mut Rng, instruction: &Instruction, registers: &mut Registers) {
+    let mode = registers.mode;
     let mut address = |near: u64| {
         if once_in(rng, 64) {
-            DATA + DATA_LEN as u64 - rng.u64(..64)
+            data(mode) + DATA_LEN as u64 - rng.u64(..64)
         } else if once_in(rng, 4) {
             near + rng.u64(..16)
         } else {
-            MIDDLE - 512 + rng.u64(..1024)
+            middle(mode) - 512 + rng.u64(..1024)
         }
     };
-    registers.gpr[RSI] = address(MIDDLE);
-    registers.gpr[RDI] = address(registers.gpr[RSI]);
-    registers.gpr[RCX] = rng.u64(..48);
+    let from = address(middle(mode));
+    let to = address(from);
+    let bytes = address_bytes(instruction);
+    for (register, value) in [(RSI, from), (RDI, to), (RCX, rng.u64(..48))] {
+        set_low(&mut registers.gpr[register], bytes, value);
+    }
+}
+
+/// Returns the size of a string instruction's addresses in bytes.
+fn address_bytes(instruction: &Instruction) -> usize {
+    let kinds = [instruction.op0_kind(), instruction.op1_kind()];
+    let among = |wanted: [OpKind; 2]| kinds.iter().any(|kind| wanted.contains(kind));
+    if among([OpKind::MemorySegSI, OpKind::MemoryESDI]) {
+        2
+    } else if among([OpKind::MemorySegESI, OpKind::MemoryESEDI]) {
+        4
+    } else {
+        8
+    }
 }
 
 fn fit_bit_string(
@@ -147,13 +184,10 @@ fn fit_bit_string(
     }
     let register = number(instruction.op1_register());
     let offset = rng.i64(-9000..9000) as u64;
-    let above = match instruction.op1_register().size() {
-        2 => !0xffff,
-        4 => !0xffff_ffff,
-        _ => 0,
-    };
-    registers.gpr[register] = value(rng) & above | offset & !above;
-    if registers.mode == CodeMode::Bits32 {
+    let bytes = instruction.op1_register().size();
+    registers.gpr[register] = value(rng);
+    set_low(&mut registers.gpr[register], bytes, offset);
+    if registers.mode != CodeMode::Bits64 {
         registers.gpr[register] &= 0xffff_ffff;
     }
     vec![register]
@@ -172,7 +206,7 @@ fn fit_dividend(rng: &mut Rng, instruction: &Instruction, registers: &mut Regist
     if once_in(rng, 2) {
         registers.gpr[RAX] &= !0xff00;
     }
-    if registers.mode == CodeMode::Bits32 {
+    if registers.mode != CodeMode::Bits64 {
         registers.gpr[RDX] &= 0xffff_ffff;
     }
 }
@@ -187,11 +221,16 @@ fn is_branch(instruction: &Instruction) -> bool {
     )
 }
 
-/// Returns an address in the code pages that is not in the instruction.
-fn code_address(rng: &mut Rng, len: u64) -> u64 {
+/// Says whether an instruction pointer lies in the instruction under test.
+fn is_inside(mode: CodeMode, address: u64, len: u64) -> bool {
+    (mode.start()..mode.start() + len).contains(&address)
+}
+
+/// Returns an instruction pointer in the code pages that is not in the instruction.
+fn code_address(rng: &mut Rng, mode: CodeMode, len: u64) -> u64 {
     loop {
-        let address = CODE + rng.u64(..CODE_LEN as u64 - 1);
-        if !(START..START + len).contains(&address) {
+        let address = CODE - mode.code_base() + rng.u64(..CODE_LEN as u64 - 1);
+        if !is_inside(mode, address, len) {
             return address;
         }
     }
@@ -207,26 +246,30 @@ fn fit_branch(
         return None;
     }
     let len = instruction.len() as u64;
-    registers.gpr[RSP] = stack(rng);
+    let mode = registers.mode;
+    let narrowest = if mode == CodeMode::Bits16 { 2 } else { 4 };
+    set_stack(rng, registers, RSP);
     match instruction.op0_kind() {
-        OpKind::NearBranch32 | OpKind::NearBranch64 => {
-            let target = code_address(rng, len);
+        OpKind::NearBranch16 if mode != CodeMode::Bits16 => None,
+        OpKind::NearBranch16 | OpKind::NearBranch32 | OpKind::NearBranch64 => {
+            let target = code_address(rng, mode, len);
             encoded.set_immediate(target.wrapping_sub(encoded.next()));
             let target = encoded.instruction.near_branch_target();
-            let inside = (START..START + len).contains(&target);
-            (!inside).then_some(Vec::new())
+            (!is_inside(mode, target, len)).then_some(Vec::new())
         }
-        OpKind::Register if instruction.op0_register().size() >= 4 => {
+        OpKind::Register if instruction.op0_register().size() >= narrowest => {
             let register = number(instruction.op0_register());
             if register == RSP {
                 return None;
             }
-            registers.gpr[register] = code_address(rng, len);
+            registers.gpr[register] = code_address(rng, mode, len);
             Some(vec![register])
         }
         // What memory holds follows in `fit_memory`.
-        OpKind::Memory if instruction.memory_size().size() >= 4 => Some(vec![RSP]),
-        _ if instruction.mnemonic() == Mnemonic::Ret && returns_far_enough(&instruction) => {
+        OpKind::Memory if instruction.memory_size().size() >= narrowest => Some(vec![RSP]),
+        _ if instruction.mnemonic() == Mnemonic::Ret
+            && (narrowest == 2 || returns_far_enough(&instruction)) =>
+        {
             Some(Vec::new())
         }
         _ => None,
@@ -248,6 +291,8 @@ fn returns_far_enough(instruction: &Instruction) -> bool {
 /// Sets memory that the instruction uses in a way of its own.
 fn fit_memory(rng: &mut Rng, instruction: &Instruction, case: &mut Case) -> Option<()> {
     let len = instruction.len() as u64;
+    let mode = case.registers.mode;
+    let top = read_stack(&case.registers);
     let at = |case: &Case| {
         instruction.virtual_address(0, 0, |register, _, _| match register {
             Register::ES | Register::CS | Register::SS | Register::DS => Some(0),
@@ -257,12 +302,12 @@ fn fit_memory(rng: &mut Rng, instruction: &Instruction, case: &mut Case) -> Opti
     };
     match instruction.mnemonic() {
         Mnemonic::Jmp | Mnemonic::Call if instruction.op0_kind() == OpKind::Memory => {
-            put(case, at(case)?, code_address(rng, len), 8);
+            put(case, at(case)?, code_address(rng, mode, len), 8);
         }
-        Mnemonic::Ret => put(case, case.registers.gpr[RSP], code_address(rng, len), 8),
+        Mnemonic::Ret => put(case, top, code_address(rng, mode, len), 8),
         Mnemonic::Popf | Mnemonic::Popfd | Mnemonic::Popfq => {
             let flags = rng.u64(..) & Registers::FLAGS;
-            put(case, case.registers.gpr[RSP], flags, 8);
+            put(case, top, flags, 8);
         }
         Mnemonic::Cmpxchg if has(instruction) && once_in(rng, 2) => {
             put(case, at(case)?, case.registers.gpr[RAX], 8);
@@ -284,6 +329,13 @@ fn has(instruction: &Instruction) -> bool {
     instruction.op0_kind() == OpKind::Memory
 }
 
+fn read_stack(registers: &Registers) -> u64 {
+    match registers.mode {
+        CodeMode::Bits16 => registers.gpr[RSP] & 0xffff,
+        CodeMode::Bits32 | CodeMode::Bits64 => registers.gpr[RSP],
+    }
+}
+
 fn read(registers: &Registers, register: Register) -> u64 {
     let value = registers.gpr[number(register)];
     match register.size() {
@@ -296,7 +348,9 @@ fn read(registers: &Registers, register: Register) -> u64 {
 /// Writes the value's low bytes to memory, as far as there is memory.
 fn put(case: &mut Case, at: u64, value: u64, len: usize) {
     for (offset, byte) in (0..).zip(&value.to_le_bytes()[..len]) {
-        let place = at.wrapping_add(offset).wrapping_sub(DATA) as usize;
+        let place = at
+            .wrapping_add(offset)
+            .wrapping_sub(data(case.registers.mode)) as usize;
         if let Some(slot) = case.data.get_mut(place) {
             *slot = *byte;
         }

@@ -12,41 +12,33 @@ const AT: usize = 0x400;
 struct Case {
     name: &'static str,
     code: &'static [u8],
-    open: &'static [core::ops::Range<usize>],
+    open: &'static [(usize, usize)],
 }
+
+/// Beyond the last instruction and MXCSR's mask: 6 bytes above each stack register.
+const FXSAVE_OPEN: &[(usize, usize)] = &[
+    (6, 24),
+    (28, 32),
+    (42, 48),
+    (58, 64),
+    (74, 80),
+    (90, 96),
+    (106, 112),
+    (122, 128),
+    (138, 144),
+    (154, 160),
+];
 
 const CASES: [Case; 13] = [
     Case {
         name: "fxsave",
         code: &[0x0f, 0xae, 0x03],
-        open: &[
-            6..24,
-            28..32,
-            42..48,
-            58..64,
-            74..80,
-            90..96,
-            106..112,
-            122..128,
-            138..144,
-            154..160,
-        ],
+        open: FXSAVE_OPEN,
     },
     Case {
         name: "fxsave64",
         code: &[0x48, 0x0f, 0xae, 0x03],
-        open: &[
-            6..24,
-            28..32,
-            42..48,
-            58..64,
-            74..80,
-            90..96,
-            106..112,
-            122..128,
-            138..144,
-            154..160,
-        ],
+        open: FXSAVE_OPEN,
     },
     Case {
         name: "fxrstor",
@@ -71,12 +63,12 @@ const CASES: [Case; 13] = [
     Case {
         name: "fnstenv",
         code: &[0xd9, 0x33],
-        open: &[12..28],
+        open: &[(12, 28)],
     },
     Case {
         name: "fnstenv16",
         code: &[0x66, 0xd9, 0x33],
-        open: &[6..14],
+        open: &[(6, 14)],
     },
     Case {
         name: "fldenv",
@@ -86,12 +78,12 @@ const CASES: [Case; 13] = [
     Case {
         name: "fnsave",
         code: &[0xdd, 0x33],
-        open: &[12..28],
+        open: &[(12, 28)],
     },
     Case {
         name: "fnsave16",
         code: &[0x66, 0xdd, 0x33],
-        open: &[6..14],
+        open: &[(6, 14)],
     },
     Case {
         name: "frstor",
@@ -161,8 +153,8 @@ fn check(sandbox: &mut Sandbox, random: &mut fastrand::Rng, case: &Case, mode: C
         "{}: {start:x?}",
         case.name
     );
-    for range in case.open {
-        let range = AT + range.start..AT + range.end;
+    for (start, end) in case.open {
+        let range = AT + start..AT + end;
         data[range.clone()].fill(0);
         native_data[range].fill(0);
     }

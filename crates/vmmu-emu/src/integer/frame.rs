@@ -84,7 +84,9 @@ fn enter<W: Word, S: Stack, C: Cpu>(cpu: &mut C, op: &Op<C>) -> Result<(), Stop>
     let old_frame: W = read_register(cpu.state(), RBP);
     pushes.push::<W, S>(cpu, old_frame)?;
     record(&mut pushed, 1, old_frame);
-    let frame = pushes.pointer;
+    // All of the stack pointer, also where only a part of it counts.
+    let frame =
+        cpu.state().get(Gpr::RSP) & !S::mask(cpu.state()) | pushes.pointer & S::mask(cpu.state());
     for level in 1..levels {
         let below = cpu.state().get(Gpr::RBP);
         let from = below.wrapping_sub(level * W::BYTES as u64) & S::mask(cpu.state());

@@ -7,6 +7,8 @@ use vmmu_emu::{Access, Control, Cpu, Exception, Invalidation, State, Stop, Word}
 pub(crate) struct Flat {
     pub(crate) state: State,
     pub(crate) memory: Vec<u8>,
+    /// How often another processor adds 1 just before a compare-exchange.
+    pub(crate) rivals: u32,
 }
 
 impl Flat {
@@ -30,6 +32,7 @@ impl Flat {
         Self {
             state,
             memory: vec![0; bytes],
+            rivals: 0,
         }
     }
 
@@ -70,7 +73,12 @@ impl Cpu for Flat {
         Ok(())
     }
     fn compare_exchange<W: Word>(&mut self, at: u64, current: W, new: W) -> Result<W, Stop> {
-        let found = self.load(at, Access::Update)?;
+        let mut found: W = self.load(at, Access::Update)?;
+        if self.rivals > 0 {
+            self.rivals -= 1;
+            found = W::truncate(found.zero_extend().wrapping_add(1));
+            self.store(at, found, Access::Write)?;
+        }
         if found == current {
             self.store(at, new, Access::Write)?;
         }

@@ -9,7 +9,7 @@ use std::panic::{catch_unwind, resume_unwind};
 use fastrand::Rng;
 use iced_x86::{Decoder, DecoderOptions, Mnemonic};
 use vmmu_emu::{
-    Access, Control, Cpu, Delivery, Event, Exception, Flags, Gpr, Invalidation, Mode, Segment,
+    Access, Control, Cpu, Delivery, Event, Exception, Flags, Fpu, Gpr, Invalidation, Mode, Segment,
     State, Stop, Table, Word, raise, step,
 };
 
@@ -24,6 +24,8 @@ pub(crate) struct Wild {
     salt: u64,
     /// The number of stores, and of port accesses and other effects, that were granted.
     effects: u64,
+    /// A write of a control register was left to the embedder.
+    refused: bool,
 }
 
 /// What became of instructions.
@@ -51,6 +53,7 @@ impl Wild {
             memory: vec![0; MEMORY],
             salt: 0,
             effects: 0,
+            refused: false,
         };
         wild.rng.fill(&mut wild.memory);
         wild
@@ -74,14 +77,17 @@ impl Wild {
     fn one(&mut self, bytes: &[u8], tally: &mut Tally) {
         let before = self.state.clone();
         let effects = self.effects;
+        self.refused = false;
         let result = catch_unwind(AssertUnwindSafe(|| step(self, bytes)));
         let result = result.unwrap_or_else(|panic| {
             eprintln!("{:?}: {bytes:02x?} in {before:?}", Mode::of(&before));
             resume_unwind(panic)
         });
+        // With another task loaded a fault is that one's: the switch has happened. One that its CR3 stopped has saved the old task, and will again.
         if let Err(stop) = result
             && !repeats(bytes)
-            && !switches_tasks(stop)
+            && self.state.tr == before.tr
+            && !self.refused
             && let Some(trace) = self.trace(&before, effects, stop)
         {
             let name = format!("{:?}: {trace}", mnemonic(bytes, Mode::of(&before)));
@@ -135,7 +141,7 @@ impl Wild {
             ("control registers", controls(now) == controls(before)),
             ("debug registers", detects || now.dr == before.dr),
             ("MSRs", now.msrs == before.msrs),
-            ("vectors", now.fpu == before.fpu),
+            ("vectors", same_vectors(&now.fpu, &before.fpu, stop)),
         ];
         checks.iter().find(|check| !check.1).map(|check| check.0)
     }
@@ -170,6 +176,7 @@ impl Wild {
         state.cr4 = self.rng.u64(..) & 0x37_0fff;
         state.efer = self.rng.u64(..) & 0xd01;
         state.dr[7] = self.rng.u64(..) & 0xffff_27ff;
+        fill_at_random(&mut self.rng, &mut state.fpu);
         self.choose_mode(&mut state);
         self.state = state;
         self.salt = self.rng.u64(..);
@@ -260,17 +267,41 @@ fn segment_at_random(rng: &mut Rng) -> Segment {
     }
 }
 
+/// Fills vector and floating-point registers with what arithmetic may stumble over; often nothing is masked.
+fn fill_at_random(rng: &mut Rng, fpu: &mut Fpu) {
+    fpu.control = rng.u16(..) & 0xf3f | 0x40;
+    fpu.mxcsr = rng.u32(..0x1_0000);
+    if rng.bool() {
+        fpu.control |= 0x3f;
+        fpu.mxcsr |= 0x1f80;
+    }
+    fpu.in_use = rng.u8(..);
+    fpu.status = rng.u16(..8) << 11;
+    for register in &mut fpu.registers {
+        let exponents = [0, 1, 0x3fff, 0x403e, 0x7ffe, 0x7fff, rng.u16(..0x8000)];
+        register.sign_exponent = rng.u16(..2) << 15 | exponents[rng.usize(..7)];
+        register.significand = rng.u64(..) | rng.u64(..) & 1 << 63;
+    }
+    for xmm in &mut fpu.xmm {
+        *xmm = rng.u128(..) | if rng.bool() { 0x7ff << 52 } else { 0 };
+    }
+}
+
+/// Compares vector registers. An unmasked exception of SSE leaves its flags in MXCSR, and x87 registers that the instruction made MMX registers.
+fn same_vectors(now: &Fpu, before: &Fpu, stop: Stop) -> bool {
+    let may_be_simd = stop == Exception::SIMD.into() || stop == Exception::UNDEFINED.into();
+    if may_be_simd {
+        now.xmm == before.xmm && now.registers == before.registers
+    } else {
+        now == before
+    }
+}
+
 fn table_at_random(rng: &mut Rng) -> Table {
     Table {
         base: rng.u64(..),
         limit: rng.u16(..),
     }
-}
-
-/// Says whether it stopped in a task switch, which saves the outgoing task before it can find the incoming one unusable.
-fn switches_tasks(stop: Stop) -> bool {
-    const INVALID_TASK: u8 = 10;
-    matches!(stop, Stop::Exception(exception) if exception.vector == INVALID_TASK)
 }
 
 /// Says whether the bytes are a repeated string instruction, whose elements count one by one.
@@ -347,7 +378,9 @@ impl Cpu for Wild {
         self.device()
     }
     fn write_control(&mut self, register: Control, value: u64) -> Result<(), Stop> {
+        self.refused = true;
         self.device()?;
+        self.refused = false;
         match register {
             Control::Cr0 => self.state.cr0 = value,
             Control::Cr3 => self.state.cr3 = value,

@@ -48,6 +48,8 @@ pub(crate) struct Core<O> {
     /// Pages that a closed front found for this instruction's stores: they stay found until it ends.
     pub(super) granted: Vec<(u64, Hpa)>,
     pub(super) clock: Clock,
+    /// How far the time-stamp counter is ahead of the clock.
+    pub(super) timestamp_offset: u64,
     /// Instructions done, and how many were when the guest was entered.
     pub(super) done: u64,
     pub(super) done_before: u64,
@@ -276,7 +278,8 @@ impl<O: Observer> Cpu for Core<O> {
         self.intercept(Intercept::Cpuid)
     }
     fn timestamp(&mut self) -> Result<u64, Stop> {
-        Ok(self.clock.timestamp(self.done - self.done_before))
+        let time = self.clock.timestamp(self.done - self.done_before);
+        Ok(time.wrapping_add(self.timestamp_offset))
     }
     fn halt(&mut self) -> Result<(), Stop> {
         self.intercept(Intercept::Hlt)

@@ -144,6 +144,7 @@ impl<O: Observer> Processor<O> {
                 stale: false,
                 granted: Vec::new(),
                 clock: setup.clock,
+                timestamp_offset: 0,
                 done: 0,
                 done_before: 0,
                 epoch: setup.observer.epoch(setup.vcpu),
@@ -186,6 +187,17 @@ impl<O: Observer> Processor<O> {
             blocks_decoded: self.blocks.decoded,
             front_misses: self.core.misses,
         }
+    }
+
+    /// Returns how far the time-stamp counter is ahead of the clock: what TSC_ADJUST holds.
+    #[must_use]
+    pub const fn timestamp_offset(&self) -> u64 {
+        self.core.timestamp_offset
+    }
+
+    /// Sets how far the time-stamp counter is ahead of the clock.
+    pub const fn set_timestamp_offset(&mut self, offset: u64) {
+        self.core.timestamp_offset = offset;
     }
 
     /// Counts instructions that somebody else executed for it.

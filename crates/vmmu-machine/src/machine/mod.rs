@@ -99,6 +99,7 @@ pub struct Machine {
     pub(crate) max_pages: Option<u32>,
     pub(crate) audit: Option<NonZeroU64>,
     pub(crate) check: bool,
+    pub(crate) reclaim: bool,
 }
 
 impl core::fmt::Debug for Machine {
@@ -134,6 +135,7 @@ impl Machine {
             max_pages: None,
             audit: None,
             check: false,
+            reclaim: false,
         }
     }
 
@@ -215,7 +217,7 @@ impl Machine {
         self.max_pages = Some(pages);
         self
     }
-    /// Has the auditor check the library's structure every so many exits.
+    /// Has the auditor check the library's structure every so many exits, where only one thread calls the library; at the end it does anyway.
     #[must_use]
     pub const fn audit(mut self, every: NonZeroU64) -> Self {
         self.audit = Some(every);
@@ -227,6 +229,13 @@ impl Machine {
         self.check = true;
         self
     }
+    /// Has guest frames taken back at random while the guest runs.
+    #[must_use]
+    pub const fn reclaim(mut self) -> Self {
+        self.reclaim = true;
+        self
+    }
+
     /// Runs it to its end.
     ///
     /// # Errors
@@ -289,4 +298,6 @@ pub struct Record {
     pub stats: Stats,
     /// How much was judged, if it was asked for.
     pub judged: Option<Judged>,
+    /// How many guest frames were taken back and replaced.
+    pub frames_moved: u64,
 }

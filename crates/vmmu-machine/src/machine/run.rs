@@ -7,10 +7,13 @@ use core::time::Duration;
 use std::sync::Arc;
 use std::time::Instant;
 
+use vmmu::Strictness;
+
 use crate::check::{Load, Observer};
 use crate::cpu::Processor;
 use crate::machine::{End, Handle, Nature, Record};
 use crate::vmm::Vm;
+use crate::vmm::reclaim::Reclaim;
 use crate::vmm::runner::{Activity, Exits, Runner};
 
 /// Instructions between two looks at timers and interrupts.
@@ -19,6 +22,13 @@ const BUDGET: u64 = 20_000;
 const TURN: u64 = 4_000;
 /// The longest sleep.
 const NAP: Duration = Duration::from_millis(20);
+
+/// The time between two times of taking frames back.
+const BREATH: Duration = Duration::from_micros(500);
+/// One turn in so many takes frames back.
+const RECLAIM_ODDS: u32 = 64;
+/// What makes the seed of taking frames back another one.
+const RECLAIM_SEED: u64 = 0x7265_636c_6169_6d00;
 
 /// What a processor leaves behind.
 struct Remains {
@@ -59,6 +69,7 @@ pub(crate) struct Assembled<O: Observer> {
     pub(crate) processors: Vec<Processor<O>>,
     pub(crate) nature: Nature,
     pub(crate) seed: u64,
+    pub(crate) reclaims: bool,
 }
 
 impl<O: Observer + core::fmt::Debug + 'static> Run for Assembled<O> {
@@ -69,10 +80,23 @@ impl<O: Observer + core::fmt::Debug + 'static> Run for Assembled<O> {
     fn run(self: Box<Self>) -> Record {
         let begin = Instant::now();
         let vm = &*self.vm;
+        let mut reclaim = Reclaim::new(self.seed ^ RECLAIM_SEED);
         let remains = match self.nature {
-            Nature::Plain | Nature::Hostile => run_in_parallel(vm, self.processors),
-            Nature::Deterministic => run_in_turn(vm, self.processors, self.seed),
+            Nature::Plain | Nature::Hostile => {
+                run_in_parallel(vm, self.processors, self.reclaims.then_some(&mut reclaim))
+            }
+            Nature::Deterministic => run_in_turn(
+                vm,
+                self.processors,
+                self.seed,
+                self.reclaims.then_some(&mut reclaim),
+            ),
         };
+        if let Err(failure) = vm.mmu.audit(Strictness::Structure) {
+            vm.finish(End::Broken(format!(
+                "the auditor found broken rules: {failure}"
+            )));
+        }
         let mut exits = Exits::default();
         for (sum, one) in remains.iter().flat_map(exits_of) {
             exits.0[sum] += one;
@@ -86,6 +110,7 @@ impl<O: Observer + core::fmt::Debug + 'static> Run for Assembled<O> {
             exits,
             stats: vm.mmu.stats(),
             judged: vm.observer.judged(),
+            frames_moved: reclaim.moved,
         }
     }
 }
@@ -119,8 +144,20 @@ fn remains<O: Observer>(runner: &Runner<'_, O>) -> Remains {
     }
 }
 
-fn run_in_parallel<O: Observer>(vm: &Vm<O>, processors: Vec<Processor<O>>) -> Vec<Remains> {
+fn run_in_parallel<O: Observer>(
+    vm: &Vm<O>,
+    processors: Vec<Processor<O>>,
+    reclaim: Option<&mut Reclaim>,
+) -> Vec<Remains> {
     std::thread::scope(|scope| {
+        if let Some(reclaim) = reclaim {
+            scope.spawn(move || {
+                while !vm.is_over() {
+                    reclaim.take_some(vm);
+                    std::thread::sleep(BREATH);
+                }
+            });
+        }
         let threads: Vec<_> = processors
             .into_iter()
             .enumerate()
@@ -176,13 +213,23 @@ fn sleep<O: Observer>(runner: &mut Runner<'_, O>) {
     }
 }
 
-fn run_in_turn<O: Observer>(vm: &Vm<O>, processors: Vec<Processor<O>>, seed: u64) -> Vec<Remains> {
+fn run_in_turn<O: Observer>(
+    vm: &Vm<O>,
+    processors: Vec<Processor<O>>,
+    seed: u64,
+    mut reclaim: Option<&mut Reclaim>,
+) -> Vec<Remains> {
     let mut rng = fastrand::Rng::with_seed(seed ^ 0x7475_726e);
     let made = processors.into_iter().enumerate();
     let mut runners: Vec<_> = made
         .filter_map(|(number, processor)| runner(vm, number, processor))
         .collect();
     while !vm.is_over() {
+        if let Some(reclaim) = &mut reclaim
+            && rng.u32(..RECLAIM_ODDS) == 0
+        {
+            reclaim.take_some(vm);
+        }
         let first = rng.usize(0..runners.len().max(1));
         let count = runners.len();
         let mut ran = false;

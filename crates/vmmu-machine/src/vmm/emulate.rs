@@ -26,6 +26,8 @@ const PAGE_FAULT: u8 = 14;
 const APIC_BASE: u32 = 0x1b;
 /// The time-stamp counter.
 const TSC: u32 = 0x10;
+/// What was added to the time-stamp counter, by writes to either (Intel SDM vol. 3, section 18.17.3).
+const TSC_ADJUST: u32 = 0x3b;
 /// EFER.
 const EFER: u32 = 0xc000_0080;
 /// How often a translation that raced is tried again.
@@ -374,7 +376,8 @@ impl<O: Observer> Cpu for Emulator<'_, '_, O> {
     fn read_msr(&mut self, number: u32) -> Result<u64, Stop> {
         match number {
             APIC_BASE => Ok(self.runner.vm.platform.apic_base(self.runner.number())),
-            TSC => Ok(self.now.0),
+            TSC => self.timestamp(),
+            TSC_ADJUST => Ok(self.runner.processor.timestamp_offset()),
             _ => Ok(msr::read(self.state(), number)?),
         }
     }
@@ -386,6 +389,12 @@ impl<O: Observer> Cpu for Emulator<'_, '_, O> {
                     .platform
                     .set_apic_base(self.runner.number(), self.now, value);
                 set.map_err(|_| Exception::GENERAL_PROTECTION.into())
+            }
+            TSC | TSC_ADJUST => {
+                let before = if number == TSC { self.now.0 } else { 0 };
+                let offset = value.wrapping_sub(before);
+                self.runner.processor.set_timestamp_offset(offset);
+                Ok(())
             }
             _ => {
                 let features = self.features();
@@ -436,7 +445,8 @@ impl<O: Observer> Cpu for Emulator<'_, '_, O> {
         Ok(self.runner.vm.shape.cpuid(self.runner.number() as u8, leaf))
     }
     fn timestamp(&mut self) -> Result<u64, Stop> {
-        Ok(self.now.0)
+        let offset = self.runner.processor.timestamp_offset();
+        Ok(self.now.0.wrapping_add(offset))
     }
     fn halt(&mut self) -> Result<(), Stop> {
         self.follow = Follow::Halt;

@@ -6,6 +6,7 @@
 //! | faults, and what the library answers | `fault` |
 //! | one instruction in the guest's name | `emulate` |
 //! | registers in force | `paging` |
+//! | frames taken back | [`reclaim`] |
 //! | the library's embedder | [`host`], [`guest`] |
 //! | the processor that the guest is shown | [`cpuid`] |
 //! | what a crash report says | [`report`] |
@@ -23,6 +24,7 @@ mod fault;
 pub mod guest;
 pub mod host;
 mod paging;
+pub mod reclaim;
 pub mod report;
 pub mod runner;
 

@@ -29,6 +29,7 @@ use crate::vmm::end::End;
 use crate::vmm::guest::GuestFrames;
 use crate::vmm::host::MachineHost;
 use crate::vmm::paging::{state_of, world};
+use crate::vmm::reclaim::take_back;
 use crate::vmm::report;
 
 /// Exits by kind.
@@ -333,9 +334,7 @@ impl<'m, O: Observer> Runner<'m, O> {
             Effect::Reset => self.vm.finish(End::Reset),
             Effect::DebugExit(value) => self.vm.finish(End::Exit(value)),
             Effect::DropMapping(gpa) => {
-                let gfn = vmmu::addr::Gfn::containing(gpa);
-                drop(self.vm.mmu.invalidate_begin(gfn, 1));
-                self.vm.observer.remapped(gfn, 1);
+                take_back(self.vm, vmmu::addr::Gfn::containing(gpa), 1);
             }
         }
     }

@@ -91,7 +91,7 @@ impl<H: Host, O: Observer> Audit<'_, '_, H, O> {
         for (i, vcpu) in self.call.mmu.vcpus.iter().enumerate() {
             match vcpu.local.claim() {
                 Some(local) => {
-                    if let Some(root) = local.referenced() {
+                    if let Some(root) = local.roots.referenced() {
                         *roots.entry(root).or_insert(0_u32) += 1;
                     }
                 }

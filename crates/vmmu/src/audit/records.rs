@@ -4,7 +4,6 @@ use crate::addr::{Gfn, Level};
 use crate::host::Host;
 use crate::mmu::Call;
 use crate::page::{Page, PageId, SpteRef};
-use crate::rmap::Head;
 use crate::slots::AddressSpace;
 use crate::stats::Observer;
 use crate::sync::Ordering;
@@ -86,7 +85,7 @@ impl Records {
         page: &Page,
     ) {
         let stripe = call.mmu.frames.lock(&call.locks, page.gfn());
-        let head = Head(page.parents.load(Ordering::Relaxed));
+        let head = page.parents();
         stripe
             .nodes
             .for_each(head, |spte| self.parents.push((spte, id)));

@@ -3,7 +3,7 @@
 use super::{AuditFinding as Found, AuditReport, Strictness};
 use crate::addr::{Gfn, Index, Level, Pfn};
 use crate::debt::Debt;
-use crate::frames::{Missing, Stripe};
+use crate::frames::Stripe;
 use crate::host::VcpuId;
 use crate::page::{Flags, PageId, Record, SpteRef};
 use crate::spte::Spte;
@@ -154,8 +154,7 @@ fn reverse_maps() {
             let at = edge(w.slot(SMALL, Level::L1));
             under_lock(w, 601, |stripe| {
                 let (region, nodes) = stripe.region(Gfn::new(607)).unwrap();
-                let head = region.small_mut(Gfn::new(607)).unwrap();
-                nodes.insert(head, at).unwrap();
+                region.add_small(nodes, Gfn::new(607), at).unwrap();
             });
         },
         |f| matches!(f, Found::LeafRepeated { times: 2, .. }),
@@ -183,8 +182,6 @@ fn links_and_parents() {
         |w| {
             let (other, _) = w.slot(LARGE, Level::L2);
             let at = edge(w.slot(SMALL, Level::L2));
-            let room = Missing::Nodes(w.page(other).gfn());
-            w.mmu.frames.provide(&Locks::default(), room).unwrap();
             under_lock(w, w.page(other).gfn().get(), |stripe| {
                 stripe.add_parent(w.page(other), at).unwrap();
             });

@@ -92,6 +92,7 @@ mutants! {
     // R11: errors leave no trace.
     R11 StoreBeforeRoom Machine "r11::" "an entry is stored before there is room in the reverse map";
     R11 LeakPage Machine "r11::" "a page is lost when no table can be allocated for it";
+    R11 BoundIgnored Unit "bookkeeping_stays_small" "reverse maps take memory beyond the bound";
     R11 ListHalf Machine "r11::" "the list of unsync pages takes some pages and refuses the others";
     // R12: the gate.
     R12 GateUncounted Machine "r12::" "a page is not counted by the gate";
@@ -114,7 +115,7 @@ mutants! {
     P UnmapKeepsLarge Machine "protocol::" "an invalidation leaves large leaves";
     P NestedWithoutCheck Machine "protocol::" "a nested leaf is installed without a look at the sequence";
     P InvlpgOnlyFlushes Machine "protocol::" "INVLPG flushes the TLB and leaves the entry";
-    P InvlpgTrusts Machine "protocol::" "INVLPG passes pages that are not clean";
+    P InvlpgTrusts Machine "protocol::" "INVLPG relies on an empty list of unsync pages without looking";
     P CleanWithoutDerive Machine "protocol::" "a page becomes clean without being compared with its table";
     P CleanThoughUnsynced Machine "protocol::" "a page becomes clean though it became unsync meanwhile";
     P UnlistBeforeClean Machine "protocol::" "a page leaves the list before it is clean";
