@@ -22,8 +22,8 @@ fn main() {
         seed += 1;
     }
     println!(
-        "up to seed {seed}: {} executed, {} exits, {} unsupported",
-        tally.executed, tally.exits, tally.unsupported
+        "up to seed {seed}: {} executed, {} exits, {} unsupported, {} beyond the emulator's processor",
+        tally.executed, tally.exits, tally.unsupported, tally.beyond
     );
     println!("exceptions by vector: {:?}", tally.exceptions);
     println!(

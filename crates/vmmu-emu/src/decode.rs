@@ -2,7 +2,9 @@
 //!
 //! Key types: [`Mode`], [`DecodeError`]; key function: [`decode`].
 
-use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction, OpKind, Register};
+use iced_x86::{
+    CpuidFeature, Decoder, DecoderError, DecoderOptions, Instruction, OpKind, Register,
+};
 
 use crate::cpu::Cpu;
 use crate::integer;
@@ -58,7 +60,9 @@ pub enum DecodeError {
     TooLong,
     /// The bytes end before the instruction does.
     CutShort,
-    /// An instruction that the emulator does not know.
+    /// An instruction of an extension that is beyond the emulator's processor (AVX, virtualisation, ...): #UD where CPUID does not offer it.
+    NotOffered,
+    /// Another instruction that the emulator does not know.
     Unsupported,
 }
 
@@ -140,12 +144,57 @@ pub fn decode<C: Cpu>(bytes: &[u8], mode: Mode) -> Result<Op<C>, DecodeError> {
     let run = integer::select(&instruction)
         .or_else(|| system::select(&instruction))
         .or_else(|| vector::select(&instruction))
-        .ok_or(DecodeError::Unsupported)?;
+        .ok_or_else(|| unknown(&instruction))?;
     let mut op = lay_out(&instruction, mode, run);
     if let Some(opcode) = vector::opcode(&instruction, bytes) {
         op.imm = opcode;
     }
     Ok(op)
+}
+
+/// Says why there is no function for an instruction.
+fn unknown(instruction: &Instruction) -> DecodeError {
+    if instruction.cpuid_features().iter().all(is_baseline) {
+        DecodeError::Unsupported
+    } else {
+        DecodeError::NotOffered
+    }
+}
+
+/// Says whether the emulator's processor has a feature as a whole; of others it may know a few instructions.
+fn is_baseline(feature: &CpuidFeature) -> bool {
+    use CpuidFeature as F;
+    matches!(
+        feature,
+        F::INTEL8086
+            | F::INTEL186
+            | F::INTEL286
+            | F::INTEL386
+            | F::INTEL486
+            | F::X64
+            | F::FPU
+            | F::FPU287
+            | F::FPU387
+            | F::MMX
+            | F::SSE
+            | F::SSE2
+            | F::CMOV
+            | F::CX8
+            | F::CMPXCHG16B
+            | F::CLFSH
+            | F::PAUSE
+            | F::MULTIBYTENOP
+            | F::CPUID
+            | F::TSC
+            | F::MSR
+            | F::FXSR
+            | F::SEP
+            | F::SYSCALL
+            | F::RDTSCP
+            | F::RDPMC
+            | F::FSGSBASE
+            | F::SMAP
+    )
 }
 
 /// Lays out an instruction's operands.

@@ -56,6 +56,8 @@ pub fn step<C: Cpu>(cpu: &mut C, bytes: &[u8]) -> Result<After, Stop> {
         Ok(op) => op.execute(cpu).map(|()| op.after()),
         Err(DecodeError::Invalid) => Err(Exception::UNDEFINED.into()),
         Err(DecodeError::TooLong) => Err(Exception::GENERAL_PROTECTION.into()),
-        Err(DecodeError::CutShort | DecodeError::Unsupported) => Err(Stop::Unsupported),
+        Err(DecodeError::CutShort | DecodeError::NotOffered | DecodeError::Unsupported) => {
+            Err(Stop::Unsupported)
+        }
     }
 }

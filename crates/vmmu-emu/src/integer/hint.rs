@@ -19,7 +19,7 @@ fn undefined<C: Cpu>(_: &mut C, _: &Op<C>) -> Result<(), Stop> {
     Err(Exception::UNDEFINED.into())
 }
 
-/// Finds the function of an instruction of this family.
+/// Finds the function of an instruction of this family. Bounds checks and shadow stacks are NOPs on processors that don't have them.
 ///
 /// Every load and store of the emulator is complete when its instruction is, and in program order with those of its processor that come before, so a
 /// fence has nothing to add.
@@ -33,6 +33,13 @@ pub(crate) fn select<C: Cpu>(instruction: &Instruction) -> Option<Run<C>> {
         | Mnemonic::Rdsspd
         | Mnemonic::Rdsspq
         | Mnemonic::Cldemote
+        | Mnemonic::Bndcl
+        | Mnemonic::Bndcn
+        | Mnemonic::Bndcu
+        | Mnemonic::Bndldx
+        | Mnemonic::Bndmk
+        | Mnemonic::Bndmov
+        | Mnemonic::Bndstx
         | Mnemonic::Lfence
         | Mnemonic::Mfence
         | Mnemonic::Sfence

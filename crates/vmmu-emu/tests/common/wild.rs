@@ -9,8 +9,8 @@ use std::panic::{catch_unwind, resume_unwind};
 use fastrand::Rng;
 use iced_x86::{Decoder, DecoderOptions, Mnemonic};
 use vmmu_emu::{
-    Access, Control, Cpu, Delivery, Event, Exception, Flags, Fpu, Gpr, Invalidation, Mode, Segment,
-    State, Stop, Table, Word, raise, step,
+    Access, Control, Cpu, DecodeError, Delivery, Event, Exception, Flags, Fpu, Gpr, Invalidation,
+    Mode, Segment, State, Stop, Table, Word, decode, raise, step,
 };
 
 const MEMORY: usize = 1 << 16;
@@ -36,6 +36,8 @@ pub(crate) struct Tally {
     pub(crate) exceptions: BTreeMap<u8, u64>,
     pub(crate) exits: u64,
     pub(crate) unsupported: u64,
+    /// Of extensions, or too few bytes.
+    pub(crate) beyond: u64,
     /// How often each was unsupported.
     pub(crate) unknown: BTreeMap<String, u64>,
     /// What an instruction that stopped had changed nevertheless, with an example of each.
@@ -101,6 +103,7 @@ impl Wild {
                 self.deliver(exception, tally);
             }
             Err(Stop::Exit) => tally.exits += 1,
+            Err(Stop::Unsupported) if is_beyond(bytes, Mode::of(&before)) => tally.beyond += 1,
             Err(Stop::Unsupported) => {
                 tally.unsupported += 1;
                 let name = format!("{:?}", mnemonic(bytes, Mode::of(&before)));
@@ -311,6 +314,11 @@ fn repeats(bytes: &[u8]) -> bool {
         && bytes
             .iter()
             .any(|b| matches!(b, 0xa4..=0xa7 | 0xaa..=0xaf | 0x6c..=0x6f))
+}
+
+fn is_beyond(bytes: &[u8], mode: Mode) -> bool {
+    let error = decode::<Wild>(bytes, mode).err();
+    matches!(error, Some(DecodeError::NotOffered | DecodeError::CutShort))
 }
 
 fn mnemonic(bytes: &[u8], mode: Mode) -> Mnemonic {

@@ -480,7 +480,8 @@ fn heavy(barrier: Option<Membarrier>) {
 
 fn refusal(error: DecodeError) -> Stop {
     match error {
-        DecodeError::Invalid => Exception::UNDEFINED.into(),
+        // What CPUID does not show, a processor does not have.
+        DecodeError::Invalid | DecodeError::NotOffered => Exception::UNDEFINED.into(),
         DecodeError::TooLong => Exception::GENERAL_PROTECTION.into(),
         DecodeError::CutShort | DecodeError::Unsupported => Stop::Unsupported,
     }
