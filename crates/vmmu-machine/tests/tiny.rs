@@ -2,7 +2,7 @@
 
 mod common;
 
-use core::num::NonZeroU64;
+use core::num::{NonZeroU8, NonZeroU64};
 use core::time::Duration;
 
 use common::{long_mode, multiboot};
@@ -115,6 +115,47 @@ fn a_guest_that_sleeps_for_good_is_told_from_one_that_runs() {
         .memory(4 << 20)
         .timeout(Duration::from_millis(50));
     assert_eq!(spin.run().expect("a machine").end, End::Timeout);
+}
+
+/// Starts every other processor in real mode at 8000h, where each counts itself at 6000h, and ends with the count when it is `others`.
+fn start_others(others: u8) -> Vec<u8> {
+    // xor ax, ax; mov ds, ax; lock inc word [6000h]; cli; hlt
+    const STARTED: [u8; 12] = [
+        0x31, 0xc0, 0x8e, 0xd8, 0xf0, 0xff, 0x06, 0x00, 0x60, 0xfa, 0xf4, 0x90,
+    ];
+    let mut code = Vec::new();
+    for (at, word) in (0x8000_u32..).step_by(4).zip(STARTED.chunks(4)) {
+        code.extend([0xc7, 0x05]); // mov dword [at], word
+        code.extend(at.to_le_bytes());
+        code.extend(word);
+    }
+    for command in [0x000c_4500_u32, 0x000c_4608] {
+        code.extend([0xc7, 0x05, 0x00, 0x03, 0xe0, 0xfe]); // mov dword [fee00300h]: INIT, then start at 8000h
+        code.extend(command.to_le_bytes());
+    }
+    code.extend([0x0f, 0xb7, 0x05, 0x00, 0x60, 0x00, 0x00]); // movzx eax, word [6000h]
+    code.extend([0x3c, others, 0x75, 0xf5]); // cmp al, others; jne back
+    code.extend([0xe7, 0xf4]); // out 0xf4, eax
+    code
+}
+
+#[test]
+fn other_processors_start_when_they_are_told_to() {
+    for paging in [Paging::Shadow, Paging::Nested] {
+        for nature in NATURES {
+            println!("{paging:?} {nature:?}");
+            let machine = Machine::new(multiboot(&start_others(3)))
+                .memory(4 << 20)
+                .paging(paging)
+                .nature(nature)
+                .cpus(NonZeroU8::new(4).expect("four"))
+                .reclaim()
+                .timeout(Duration::from_secs(60));
+            let record = machine.run().expect("a machine");
+            assert_eq!(record.end, End::Exit(3));
+            assert!(record.work.iter().all(|work| work.instructions > 0));
+        }
+    }
 }
 
 #[test]

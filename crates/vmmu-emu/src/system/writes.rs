@@ -64,6 +64,7 @@ impl<const N: usize> Writes<N> {
         let mut rest = &self.list[..self.count];
         while let [first, tail @ ..] = rest {
             let (mut low, mut len) = (first.at, usize::from(first.bytes));
+            let joined = rest;
             rest = tail;
             while let [next, tail @ ..] = rest {
                 let below = next.at.wrapping_add(u64::from(next.bytes)) == low;
@@ -74,7 +75,13 @@ impl<const N: usize> Writes<N> {
                 len += usize::from(next.bytes);
                 rest = tail;
             }
-            cpu.check_write(low, len, first.access)?;
+            if let Err(stop) = cpu.check_write(low, len, first.access) {
+                // One of them can't be done; the address that the guest sees is that of the first in order.
+                for write in &joined[..joined.len() - rest.len()] {
+                    cpu.check_write(write.at, usize::from(write.bytes), write.access)?;
+                }
+                return Err(stop);
+            }
         }
         Ok(())
     }

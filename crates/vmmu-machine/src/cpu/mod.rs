@@ -173,6 +173,12 @@ impl<O: Observer> Processor<O> {
         &mut self.core.state
     }
 
+    /// Resets it, as INIT does.
+    pub fn reset(&mut self) {
+        self.core.state = State::reset();
+        (self.inject, self.undelivered) = (None, None);
+    }
+
     /// Returns the MMU.
     #[must_use]
     pub const fn mmu(&self) -> &MmuCpu<Walked<O>> {
@@ -322,7 +328,7 @@ impl<O: Observer> Processor<O> {
     fn run_block(&mut self, limit: u64) -> Result<(), Stop> {
         let place = self.find_block()?;
         let state = &self.core.state;
-        if state.interrupt_shadow || state.flags.contains(Flags::TF) {
+        if state.is_watched() {
             return self.run_one(place);
         }
         let block = self.blocks.at(place);
@@ -345,8 +351,7 @@ impl<O: Observer> Processor<O> {
             }
             core.done += block.ops.len() as u64;
             let again = core.state.rip() == first
-                && !core.state.interrupt_shadow
-                && !core.state.flags.contains(Flags::TF)
+                && !core.state.is_watched()
                 && core.done < limit
                 && !self.kick.is_due()
                 && block.tail.is_none();
@@ -357,7 +362,7 @@ impl<O: Observer> Processor<O> {
         Ok(())
     }
 
-    /// Executes the first instruction of a block, then lets go of the interrupt shadow and traps if it is to.
+    /// Executes the first instruction of a block, where something may come before or after it.
     #[cold]
     fn run_one(&mut self, place: usize) -> Result<(), Stop> {
         let core = &mut self.core;
@@ -365,21 +370,9 @@ impl<O: Observer> Processor<O> {
             return Err(Stop::Unsupported);
         };
         core.granted.clear();
-        let (shadow, trap) = (
-            core.state.interrupt_shadow,
-            core.state.flags.contains(Flags::TF),
-        );
-        op.execute(core)?;
+        let trap = op.execute_watched(core)?;
         core.done += 1;
-        if shadow {
-            core.state.interrupt_shadow = false;
-        }
-        if trap {
-            const SINGLE_STEP: u64 = 1 << 14;
-            core.state.dr[6] |= SINGLE_STEP;
-            return Err(Exception::DEBUG.into());
-        }
-        Ok(())
+        trap.map_or(Ok(()), |exception| Err(exception.into()))
     }
 
     /// Finds the block at the instruction pointer.

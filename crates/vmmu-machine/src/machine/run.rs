@@ -14,7 +14,7 @@ use crate::cpu::Processor;
 use crate::machine::{End, Handle, Nature, Record};
 use crate::vmm::Vm;
 use crate::vmm::reclaim::Reclaim;
-use crate::vmm::runner::{Activity, Exits, Runner};
+use crate::vmm::runner::{Exits, Runner};
 
 /// Instructions between two looks at timers and interrupts.
 const BUDGET: u64 = 20_000;
@@ -198,19 +198,17 @@ impl<O: Observer> Drop for EndsTheRun<'_, O> {
 /// Sleeps until the next timer, a kick, or a while.
 fn sleep<O: Observer>(runner: &mut Runner<'_, O>) {
     let vm = runner.vm();
-    if runner.is_dead() && vm.kicks.len() == 1 {
-        vm.finish(End::Halted);
-        return;
-    }
+    vm.set_stuck(runner.number(), runner.is_stuck());
     runner.look_at_the_clock();
     let now = vm.clock.now();
     let until = vm.platform.next_event(now);
     let longest = until.map_or(NAP, |at| {
         Duration::from_nanos(at.0.saturating_sub(now.0)).min(NAP)
     });
-    if !vm.platform.has_pending(runner.number()) || runner.is_dead() {
+    if !vm.platform.has_pending(runner.number()) || runner.is_stuck() {
         vm.kicks[runner.number()].sleep(longest);
     }
+    vm.set_stuck(runner.number(), false);
 }
 
 fn run_in_turn<O: Observer>(
@@ -249,11 +247,8 @@ fn run_in_turn<O: Observer>(
 
 /// Lets time pass until the next timer, where everybody sleeps.
 fn pass_time<O: Observer>(vm: &Vm<O>, runners: &[Runner<'_, O>]) {
-    if runners
-        .iter()
-        .all(|runner| runner.is_dead() || runner.activity == Activity::WaitingForStart)
-    {
-        vm.finish(End::Halted);
+    for runner in runners {
+        vm.set_stuck(runner.number(), runner.is_stuck());
     }
     let now = vm.clock.now();
     match vm.platform.next_event(now) {

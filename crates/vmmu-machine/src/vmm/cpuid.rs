@@ -140,8 +140,11 @@ impl Shape {
         if self.cpus > 1 {
             edx |= 1 << 28;
         }
-        // CMPXCHG16B, hypervisor.
-        let ecx = 1 << 13 | 1 << 31;
+        // Hypervisor; CMPXCHG16B where nobody notices that it is no single access.
+        let mut ecx = 1 << 31;
+        if self.cpus == 1 {
+            ecx |= 1 << 13;
+        }
         let ebx = 8 << 8 | u32::from(self.cpus) << 16 | u32::from(cpu) << 24;
         [SIGNATURE, ebx, ecx, edx]
     }

@@ -13,7 +13,10 @@ use vmmu::walk::{AccessKind, PageFaultCode, Privilege, Walk, WalkFailure};
 use vmmu_cpu::{Access as MmuAccess, Hpa, Kind, Privilege as Rank, Va};
 use vmmu_emu::system::features::Features;
 use vmmu_emu::system::{control, msr};
-use vmmu_emu::{Access, Control, Cpu, Exception, Flags, Invalidation, State, Stop, Word};
+use vmmu_emu::{
+    Access, Control, Cpu, DecodeError, Exception, Flags, Invalidation, Mode, State, Stop, Word,
+    decode,
+};
 
 use crate::check::{GuestFault, Observer};
 use crate::devices::{Effect, Time};
@@ -96,6 +99,19 @@ impl<'a, 'm, O: Observer> Emulator<'a, 'm, O> {
     fn give_up<T>(&mut self, trouble: Trouble) -> Result<T, Stop> {
         self.trouble = Some(trouble);
         Err(Stop::Exit)
+    }
+
+    /// Executes the instruction at the guest's instruction pointer; returns the trap that follows it.
+    pub(super) fn execute(&mut self) -> Result<Option<Exception>, Stop> {
+        let (bytes, len) = self.fetch()?;
+        let mode = Mode::of(self.state());
+        match decode::<Self>(&bytes[..len], mode) {
+            Ok(op) if self.state().is_watched() => op.execute_watched(self),
+            Ok(op) => op.execute(self).map(|()| None),
+            Err(DecodeError::Invalid) => Err(Exception::UNDEFINED.into()),
+            Err(DecodeError::TooLong) => Err(Exception::GENERAL_PROTECTION.into()),
+            Err(DecodeError::CutShort | DecodeError::Unsupported) => Err(Stop::Unsupported),
+        }
     }
 
     /// Fetches the instruction's bytes, as many as there are.

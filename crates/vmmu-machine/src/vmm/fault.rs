@@ -10,7 +10,7 @@ use vmmu::walk::{Access as GuestAccess, AccessKind, PageFaultCode, Privilege};
 use vmmu::{EmulateReason, Error, FaultOutcome, Unprotected};
 use vmmu_cpu::{Access as MmuAccess, Kind, NpfCode, PfCode, Privilege as Rank, Va};
 use vmmu_emu::system::event::{Delivery, Event, raise};
-use vmmu_emu::{Access, Exception, Flags, Stop, step};
+use vmmu_emu::{Access, Exception, Flags, Stop};
 
 use crate::check::{Emulated, GuestFault, Observer, Refused, Time};
 use crate::vmm::emulate::Emulator;
@@ -197,16 +197,12 @@ impl<O: Observer> Runner<'_, O> {
     /// Emulates the instruction that accessed `gpa`, or lets it run if that can't be done.
     fn emulate_access(&mut self, gpa: Gpa, gva: Gva) {
         let mut emulator = Emulator::new(self);
-        let result = emulator
-            .fetch()
-            .and_then(|(bytes, len)| step(&mut emulator, &bytes[..len]));
+        let result = emulator.execute();
         let (follow, trouble) = (emulator.follow, emulator.trouble.take());
         match (result, trouble) {
-            (Ok(_), _) => {
+            (Ok(trap), _) => {
                 self.again = 0;
-                self.processor.count(1);
-                self.vm.clock.pass(1);
-                self.follow(follow);
+                self.emulated(follow, trap);
             }
             (Err(Stop::Unsupported), None) if self.vm.mmu.may_be_protected() => {
                 self.unprotect(gpa, gva)

@@ -37,7 +37,7 @@ use vmmu::Mmu;
 use crate::check::Observer;
 use crate::clock::Clock;
 use crate::cpu::{Dimensions, Kick};
-use crate::devices::Platform;
+use crate::devices::{Pending, Platform};
 use crate::memory::Memory;
 
 use self::cpuid::Shape;
@@ -70,6 +70,8 @@ pub struct Vm<O: Observer> {
     pub kicks: Box<[Kick]>,
     /// The number of exits between two audits, if there are any.
     pub audit_every: Option<core::num::NonZeroU64>,
+    /// By vCPU: it sleeps, and no interrupt wakes it.
+    stuck: Box<[AtomicBool]>,
     over: AtomicBool,
     end: Mutex<Option<End>>,
 }
@@ -103,6 +105,7 @@ impl<O: Observer> Vm<O> {
             guest: Arc::clone(&host.guest),
             observer: Arc::clone(&host.observer),
             kicks: host.kicks.clone(),
+            stuck: host.kicks.iter().map(|_| AtomicBool::new(false)).collect(),
             mmu: parts.mmu,
             platform: parts.platform,
             clock: parts.clock,
@@ -125,6 +128,18 @@ impl<O: Observer> Vm<O> {
         self.over.store(true, Ordering::Release);
         for kick in &self.kicks {
             kick.wake();
+        }
+    }
+
+    /// Notes whether a processor sleeps and no interrupt wakes it; if all do, the run is over.
+    pub fn set_stuck(&self, number: usize, stuck: bool) {
+        // Release: signals that it sent to others before are seen by whoever sees this.
+        self.stuck[number].store(stuck, Ordering::Release);
+        let signalled = |cpu| self.platform.pending(cpu).intersects(Pending::SIGNALS);
+        let is_stuck =
+            |(cpu, stuck): (usize, &AtomicBool)| stuck.load(Ordering::Acquire) && !signalled(cpu);
+        if stuck && self.stuck.iter().enumerate().all(is_stuck) {
+            self.finish(End::Halted);
         }
     }
 

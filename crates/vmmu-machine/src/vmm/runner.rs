@@ -16,7 +16,7 @@ use vmmu::walk::{
 use vmmu::{AddressSpace, Strictness, TlbFlush, Vcpu};
 use vmmu_cpu::Flush;
 use vmmu_emu::system::event::{Event, Merged, merge};
-use vmmu_emu::{Exception, Mode, SegmentName, Stop, step};
+use vmmu_emu::{Exception, Mode, SegmentName, Stop};
 
 use crate::check::{Load, Observer};
 use crate::cpu::exit::{Exit, Pause};
@@ -75,6 +75,8 @@ pub struct Runner<'m, O: Observer> {
     pub exits: Exits,
     /// The library and the processor are to forget what they cached at the next entry.
     flush: bool,
+    /// A non-maskable interrupt waits.
+    nmi: bool,
     /// How often in a row a write to a guest table came back.
     pub(super) again: u32,
 }
@@ -98,6 +100,7 @@ impl<'m, O: Observer> Runner<'m, O> {
             activity,
             exits: Exits::default(),
             flush: true,
+            nmi: false,
             again: 0,
         })
     }
@@ -114,10 +117,14 @@ impl<'m, O: Observer> Runner<'m, O> {
         self.vm
     }
 
-    /// Says whether it sleeps with interrupts off.
+    /// Says whether it sleeps and no interrupt wakes it.
     #[must_use]
-    pub fn is_dead(&self) -> bool {
-        self.activity == Activity::Halted && !self.processor.takes_interrupts()
+    pub fn is_stuck(&self) -> bool {
+        match self.activity {
+            Activity::Running => false,
+            Activity::Halted => !self.processor.takes_interrupts(),
+            Activity::WaitingForStart => true,
+        }
     }
 
     /// Tells the library what the registers say, before the first entry and after each change.
@@ -183,21 +190,23 @@ impl<'m, O: Observer> Runner<'m, O> {
     /// Serves INIT, start-up messages and NMIs.
     fn take_signals(&mut self) {
         let pending = self.vm.platform.pending(self.number());
-        if !pending.intersects(crate::devices::Pending::SIGNALS) {
-            return;
+        if pending.intersects(crate::devices::Pending::SIGNALS) {
+            let Signals { init, startup, nmi } = self.vm.platform.take_signals(self.number());
+            if init {
+                self.processor.reset();
+                self.activity = Activity::WaitingForStart;
+                self.nmi = false;
+                self.apply(Load::Machine);
+            }
+            if let Some(vector) = startup
+                && self.activity == Activity::WaitingForStart
+            {
+                self.start_at(vector);
+            }
+            self.nmi |= nmi && self.activity != Activity::WaitingForStart;
         }
-        let Signals { init, startup, nmi } = self.vm.platform.take_signals(self.number());
-        if init {
-            *self.processor.state_mut() = vmmu_emu::State::reset();
-            self.activity = Activity::WaitingForStart;
-            self.apply(Load::Machine);
-        }
-        if let Some(vector) = startup
-            && self.activity == Activity::WaitingForStart
-        {
-            self.start_at(vector);
-        }
-        if nmi && self.activity != Activity::WaitingForStart && !self.processor.injects() {
+        if self.nmi && !self.processor.injects() && !self.processor.state().nmi_blocked {
+            self.nmi = false;
             self.activity = Activity::Running;
             self.processor.inject(Event::Nmi);
         }
@@ -272,17 +281,21 @@ impl<'m, O: Observer> Runner<'m, O> {
     /// Executes the instruction at the guest's instruction pointer.
     pub(super) fn emulate(&mut self) {
         let mut emulator = Emulator::new(self);
-        let result = emulator
-            .fetch()
-            .and_then(|(bytes, len)| step(&mut emulator, &bytes[..len]).map(|_| bytes));
+        let result = emulator.execute();
         let (follow, trouble) = (emulator.follow, emulator.trouble.take());
         match result {
-            Ok(_) => {
-                self.processor.count(1);
-                self.vm.clock.pass(1);
-                self.follow(follow);
-            }
+            Ok(trap) => self.emulated(follow, trap),
             Err(stop) => self.emulation_stopped(stop, trouble),
+        }
+    }
+
+    /// Follows up an emulation that completed.
+    pub(super) fn emulated(&mut self, follow: Follow, trap: Option<Exception>) {
+        self.processor.count(1);
+        self.vm.clock.pass(1);
+        self.follow(follow);
+        if let Some(exception) = trap {
+            self.raise(exception, None);
         }
     }
 
