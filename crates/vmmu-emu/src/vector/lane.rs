@@ -1,6 +1,6 @@
 //! Vectors as lanes.
 //!
-//! Key trait: [`Lane`]. Written so that the compiler finds the host's own vector instructions.
+//! Key trait: [`Lane`].
 
 use core::array;
 

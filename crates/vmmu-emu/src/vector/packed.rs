@@ -83,7 +83,7 @@ lanewise! { select_arithmetic:
 }
 
 lanewise! { select_comparison:
-    Pcmpeqb: u8, |a, b| mask8(a == b);
+    Pcmpeqb: u64, |a, b| equal_bytes(a, b);
     Pcmpeqw: u16, |a, b| mask16(a == b);
     Pcmpeqd: u32, |a, b| mask32(a == b);
     Pcmpgtb: u8, |a, b| mask8(a as i8 > b as i8);
@@ -104,6 +104,16 @@ lanewise! { select_logic:
     Pxor: u64, |a, b| a ^ b;
     Xorps: u64, |a, b| a ^ b;
     Xorpd: u64, |a, b| a ^ b;
+}
+
+/// Returns a byte of ones for each byte in which two words are equal: what string functions do most, so in a few steps.
+#[inline(always)]
+const fn equal_bytes(a: u64, b: u64) -> u64 {
+    const LOW: u64 = 0x7f7f_7f7f_7f7f_7f7f;
+    let different = a ^ b;
+    // The top bit of each byte that is zero.
+    let zeros = !(((different & LOW) + LOW) | different | LOW);
+    (zeros << 1).wrapping_sub(zeros >> 7)
 }
 
 #[inline(always)]
