@@ -127,7 +127,7 @@ pub enum Audits {
     OnDemand,
 }
 
-/// How many accesses were judged.
+/// How many accesses were judged, and what happened meanwhile.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Judged {
     /// All of them.
@@ -138,6 +138,8 @@ pub struct Judged {
     pub stale: u64,
     /// Those whose tables were edited unseen, so that only safety was judged.
     pub uncertain: u64,
+    /// Pages that the library reclaimed meanwhile.
+    pub reclaimed: u64,
 }
 
 impl core::ops::AddAssign for Judged {
@@ -146,6 +148,7 @@ impl core::ops::AddAssign for Judged {
         self.memory += other.memory;
         self.stale += other.stale;
         self.uncertain += other.uncertain;
+        self.reclaimed += other.reclaimed;
     }
 }
 

@@ -10,7 +10,7 @@
 
 use vmmu::addr::{Gfn, Level};
 use vmmu::paging::{Cr0, Cr4, Efer};
-use vmmu::{Config, Engine, ForeignWrites, SlotFlags, SlotId};
+use vmmu::{Config, Engine, Event, ForeignWrites, SlotFlags, SlotId};
 use vmmu_cpu::Policy;
 use vmmu_spec::Access;
 
@@ -31,6 +31,10 @@ pub const OTHER: u64 = 1100;
 pub const OTHER_FRAMES: u64 = 600;
 /// The first frame of the slot that shows the data frames once more.
 pub const ALIAS: u64 = 0x1_0000_0040;
+/// How many such places there are.
+pub const ALIASES: u64 = 4;
+/// How far apart they are: each takes a branch of nested tables of its own.
+pub const ALIAS_STRIDE: u64 = 1 << 27;
 /// Where main memory lies in the host.
 const MAIN_HOST: u64 = 0x4000;
 /// Where the other slot lies: not aligned as it is in the guest.
@@ -240,7 +244,7 @@ pub const fn value(choice: u16, table: u64) -> u64 {
         3 => entry(OTHER + which * 37, flags),
         4 if height == 2 => entry(1024, flags | PS),
         5 if which == 0 => entry(which, flags | RESERVED),
-        6 => entry(ALIAS + which, flags),
+        6 => entry(ALIAS + (which / 2) * ALIAS_STRIDE + which, flags),
         7 if which < 4 => entry(900 + which * 100, flags),
         8 => entry(TABLES + which, flags),
         9 => entry(DATA + which, flags),
@@ -269,7 +273,10 @@ impl Program {
         let main = machine.add_slot(0, 1024, MAIN_HOST, ground.flags);
         let other = machine.add_slot(OTHER, OTHER_FRAMES, OTHER_HOST, SlotFlags::empty());
         if ground.alias == Alias::Shown {
-            machine.add_slot(ALIAS, TABLE_COUNT, MAIN_HOST + DATA, SlotFlags::empty());
+            for i in 0..ALIASES {
+                let base = ALIAS + i * ALIAS_STRIDE;
+                machine.add_slot(base, TABLE_COUNT, MAIN_HOST + DATA, SlotFlags::empty());
+            }
         }
         for table in TABLES..TABLES + TABLE_COUNT {
             map_window(&mut machine, table);
@@ -524,7 +531,8 @@ pub fn run(ground: Ground, steps: &[Step]) -> Judged {
         program.step(*step);
     }
     let host = program.machine.host.clone();
-    let judged = program.machine.judged;
+    let mut judged = program.machine.judged;
+    judged.reclaimed = program.machine.mmu.stats().get(Event::Reclaim);
     drop(program);
     assert_eq!(host.tables(), 0, "tables are left after teardown");
     judged

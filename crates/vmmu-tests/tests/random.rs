@@ -69,7 +69,21 @@ fn ground(engine: Engine) -> impl Strategy<Value = Ground> {
     )
 }
 
+/// Chooses a guest whose memory needs more nested tables than there may be.
+fn crowded(engine: Engine) -> impl Strategy<Value = Ground> {
+    ground(engine).prop_map(|ground| Ground {
+        cpus: 1,
+        max_pages: 1,
+        alias: Alias::Shown,
+        ..ground
+    })
+}
+
 fn check(engine: Engine, share: u32) {
+    let _ = check_on(ground(engine), engine, share);
+}
+
+fn check_on(grounds: impl Strategy<Value = Ground>, engine: Engine, share: u32) -> Judged {
     let number = |name| std::env::var(name).ok().and_then(|n| n.parse::<u64>().ok());
     let cases = number("VMMU_TEST_CASES");
     let fresh = cases.map_or(1, |_| TestRunner::default().rng().next_u64());
@@ -83,7 +97,7 @@ fn check(engine: Engine, share: u32) {
         max_shrink_iters: 20_000,
         ..Config::default()
     });
-    let programs = (ground(engine), proptest::collection::vec(step(), 1..200));
+    let programs = (grounds, proptest::collection::vec(step(), 1..200));
     let judged = core::cell::Cell::new(Judged::default());
     let result = runner.run(&programs, |(ground, steps)| {
         let mut sum = judged.get();
@@ -99,6 +113,7 @@ fn check(engine: Engine, share: u32) {
         Err(TestError::Abort(why)) => panic!("{why}"),
     }
     println!("{engine:?}: {:?}", judged.get());
+    judged.get()
 }
 
 #[test]
@@ -114,4 +129,12 @@ fn a_guest_on_npt_sees_what_a_processor_may_show() {
 #[test]
 fn a_guest_on_ept_sees_what_a_processor_may_show() {
     check(Engine::Ept, 4);
+}
+
+#[test]
+fn a_guest_with_too_few_nested_tables_sees_what_a_processor_may_show() {
+    for engine in [Engine::Npt, Engine::Ept] {
+        let judged = check_on(crowded(engine), engine, 1);
+        assert_ne!(judged.reclaimed, 0, "no table had to go");
+    }
 }

@@ -80,8 +80,7 @@ impl Config {
         }
     }
 
-    /// Returns the smallest page limit with which every vCPU of the shadow engine can make progress: its root, and all that one fault
-    /// needs. The direct engine reclaims nothing, and needs as many pages as the guest's memory takes tables.
+    /// Returns the smallest page limit with which every vCPU can make progress: its root, and all that one fault needs twice over.
     pub fn smallest_limit(&self) -> u32 {
         8 * u32::from(self.vcpus)
     }

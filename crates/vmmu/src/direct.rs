@@ -6,7 +6,7 @@
 //! 1. An entry appears under the lock of its table, after the sequence of invalidation was compared there; an invalidation raises `busy` first and then
 //!    takes each table's lock: either it finds the entry, or the installer finds `busy` or the new sequence (scenario T11).
 //! 2. A slot's position says what it maps: the record is written all the same, for the auditor (rule R1).
-//! 3. Tables are freed with the VM, not before: an empty one is used again.
+//! 3. A table below the root is ALIVE while it is linked, and only then is anything installed in it (`prune`, which gives tables back).
 
 use crate::addr::{Gfn, Gpa, Index, Level};
 use crate::config::Engine;
@@ -19,6 +19,7 @@ use crate::outcome::{EmulateReason, FaultOutcome};
 use crate::page::{Flags, PRESENT_WORDS, Page, PageId, Record};
 use crate::paging::{CpuModel, GuestFormat, PagingMode, PagingRules};
 use crate::pool::Exhausted;
+use crate::prune::present_slots;
 use crate::role::Role;
 use crate::shadow::Again;
 use crate::slots::{AddressSpace, SlotFlags, SlotView};
@@ -69,7 +70,8 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         if let Some(root) = self.mmu.direct.get(space) {
             return Ok(root);
         }
-        let id = self.direct_page(space, Level::L4, Gfn::new(0))?;
+        let id = self.direct_page(space, Level::L4, Gfn::new(0), &[])?;
+        self.page(id).set_flags(Flags::ALIVE | Flags::CLEAN);
         let cell = &self.mmu.direct.0[space as usize];
         match cell.compare_exchange(0, id.0 + 1, Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) => Ok(id),
@@ -80,22 +82,30 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         }
     }
 
-    fn direct_page(&self, space: AddressSpace, level: Level, gfn: Gfn) -> Result<PageId, Again> {
+    /// Returns the role of a nested table.
+    #[inline]
+    pub(crate) fn nested_role(&self, space: AddressSpace, level: Level) -> Role {
+        role_at(space, level, self.mmu.config.cpu)
+    }
+
+    /// Makes a table that is not in the tree yet.
+    fn direct_page(
+        &self,
+        space: AddressSpace,
+        level: Level,
+        gfn: Gfn,
+        pinned: &[PageId],
+    ) -> Result<PageId, Again> {
         let id = match self.take_page() {
             Ok(id) => id,
-            Err(Exhausted::Limit) => {
-                return Err(Error::PageLimit {
-                    limit: self.mmu.pool.limit(),
-                }
-                .into());
-            }
+            Err(Exhausted::Limit) => return Err(self.make_room(pinned)),
             Err(Exhausted::Memory(error)) => return Err(error.into()),
         };
         match self.mmu.host.allocate_table(TablePlace::Anywhere) {
             Ok(table) => {
                 self.page(id)
-                    .assign(gfn, role_at(space, level, self.mmu.config.cpu), table);
-                self.page(id).set_flags(Flags::ALIVE | Flags::CLEAN);
+                    .assign(gfn, self.nested_role(space, level), table);
+                self.page(id).used.store(1, Ordering::Relaxed);
                 self.count_at(Event::Create, gfn);
                 Ok(id)
             }
@@ -104,6 +114,19 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
                 Err(Error::from(out).into())
             }
         }
+    }
+
+    /// Prunes some tables because of the limit, and says what to do next.
+    #[cold]
+    fn make_room(&self, pinned: &[PageId]) -> Again {
+        let mut debt = Debt::new(self);
+        let pruned = self.prune(pinned, &mut debt);
+        debt.pay();
+        if pruned == 0 && self.mmu.grace.waiting() == 0 {
+            let limit = self.mmu.pool.limit();
+            return Error::PageLimit { limit }.into();
+        }
+        Again::NeedPages
     }
 
     /// Gives back a page that nobody else has seen.
@@ -177,17 +200,22 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
             && (!slot.flags.contains(SlotFlags::READ_ONLY) || mutant!(NestedReadOnlyWritable))
             && (writes || !logs);
         let mut id = self.direct_root(space)?;
+        // The tables on the way, which pruning spares.
+        let mut way = [id; 4];
         loop {
             let page = self.page(id);
             let level = page.role().level();
             let index = level.index(gfn.address().get());
             let spte = self.load(page, index);
             if level > target || self.is_link(page, index, spte) {
-                id = match page.record(index) {
-                    Record::Link(child) if self.is_link(page, index, spte) => child,
-                    _ if spte.is_present() => return self.direct_split(id, index),
-                    _ => self.direct_link(id, index, gfn)?,
+                id = match self.nested_child(page, index, gfn) {
+                    Some(child) => child,
+                    None if self.is_link(page, index, spte) => return Err(Again::Raced),
+                    None if spte.is_present() => return self.direct_split(id, index),
+                    None => self.direct_link(id, index, gfn, &way)?,
                 };
+                way[usize::from(4 - level.get().min(4))] = id;
+                note_use(self.page(id));
                 continue;
             }
             let leaf = self.direct_leaf(gfn, host, level, writable);
@@ -195,7 +223,8 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         }
     }
 
-    fn is_link(&self, page: &Page, index: Index, spte: Spte) -> bool {
+    /// Tells whether `spte`, read from a slot, is a link. Certain under the table lock, a guess otherwise.
+    pub(crate) fn is_link(&self, page: &Page, index: Index, spte: Spte) -> bool {
         spte.is_present()
             && page.role().level() > Level::L1
             && !spte.has(Spte::LARGE)
@@ -215,24 +244,31 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
     }
 
     /// Links a new table below an empty slot.
-    fn direct_link(&self, id: PageId, index: Index, gfn: Gfn) -> Result<PageId, Again> {
+    fn direct_link(
+        &self,
+        id: PageId,
+        index: Index,
+        gfn: Gfn,
+        way: &[PageId],
+    ) -> Result<PageId, Again> {
         let page = self.page(id);
         let level = page.role().level();
         let below = level.below().ok_or(Again::Raced)?;
-        let child = self.direct_page(page.role().space(), below, gfn.align_down(level))?;
+        let child = self.direct_page(page.role().space(), below, gfn.align_down(level), way)?;
         let state = page.lock.lock(&self.locks);
-        let record = page.record(index);
-        if self.load(page, index).is_present()
-            || (matches!(record, Record::Leaf(_)) && self.flush_is_pending())
-        {
+        let again = if !page.is_alive() || self.load(page, index).is_present() {
+            Some(Again::Raced)
+        } else if page.record(index) != Record::Empty && self.flush_is_pending() {
+            Some(Again::Flush)
+        } else {
+            None
+        };
+        if let Some(again) = again {
             drop(state);
             self.discard(child);
-            return Err(if self.flush_is_pending() {
-                Again::Flush
-            } else {
-                Again::Raced
-            });
+            return Err(again);
         }
+        self.page(child).set_flags(Flags::ALIVE | Flags::CLEAN);
         page.set_record(index, Record::Link(child));
         self.mmu.host.store(
             page.table(),
@@ -275,6 +311,10 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
             return Err(Again::Raced);
         }
         let old = self.load(page, index);
+        let is_dead = !page.is_alive() && !mutant!(InstallInPruned);
+        if is_dead || self.is_link(page, index, old) {
+            return Err(Again::Raced);
+        }
         if old.is_present() {
             let grows = old.same_target(leaf) && old.raw() & !leaf.raw() & self.format().write == 0;
             if !grows {
@@ -333,7 +373,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
     }
 
     /// Removes a leaf, under its table's lock.
-    fn direct_remove(&self, page: &Page, index: Index, debt: &mut Debt<'_, 'm, H, O>) {
+    pub(crate) fn direct_remove(&self, page: &Page, index: Index, debt: &mut Debt<'_, 'm, H, O>) {
         if !self.load(page, index).is_present() {
             return;
         }
@@ -402,32 +442,35 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         let (level, first) = (page.role().level(), page.gfn().get());
         for word in 0..PRESENT_WORDS {
             // One word at a time under the lock: 64 entries. The children come after it is dropped.
-            let mut children = 0_u64;
+            let mut children = [None; 64];
             {
                 let _state = page.lock.lock(&self.locks);
-                let mut bits = page.present_word(word);
-                while bits != 0 {
-                    let bit = bits.trailing_zeros() as usize;
-                    bits &= bits - 1;
-                    let index = Index::truncate(word * 64 + bit);
+                for index in present_slots(word, page.present_word(word)) {
                     let at = first + index.get() as u64 * level.frames();
                     if at >= to || at + level.frames() <= from {
                         continue;
                     }
-                    if self.is_link(page, index, self.load(page, index)) {
-                        children |= 1 << bit;
-                    } else {
-                        self.direct_remove(page, index, debt);
+                    match page.record(index) {
+                        Record::Link(child)
+                            if self.is_link(page, index, self.load(page, index)) =>
+                        {
+                            children[index.get() % 64] = Some(child);
+                        }
+                        _ => self.direct_remove(page, index, debt),
                     }
                 }
             }
-            while children != 0 {
-                let index = Index::truncate(word * 64 + children.trailing_zeros() as usize);
-                children &= children - 1;
-                if let Record::Link(child) = page.record(index) {
-                    self.unmap_table(child, from, to, debt);
-                }
+            for child in children.into_iter().flatten() {
+                self.unmap_table(child, from, to, debt);
             }
         }
+    }
+}
+
+/// Notes that a table is in use, for pruning.
+#[inline]
+fn note_use(page: &Page) {
+    if page.used.load(Ordering::Relaxed) == 0 {
+        page.used.store(1, Ordering::Relaxed);
     }
 }

@@ -114,7 +114,6 @@
 //! - Memory types (PAT, PCD, PWT of the guest's entries) are not carried over to shadow entries.
 //! - Writes are reported after the store; the bracket that makes root loads exact in the window between is not there yet.
 //! - Global pages are not kept apart: every flush flushes everything.
-//! - The direct engine reclaims no tables: a guest that needs more than [`Config::max_pages`] gets [`Error::PageLimit`].
 #![no_std]
 #![forbid(unsafe_code)]
 extern crate alloc;
@@ -149,6 +148,7 @@ pub mod paging;
 mod pool;
 mod prefetch;
 mod presence;
+mod prune;
 mod region;
 mod report;
 mod retire;

@@ -6,7 +6,7 @@
 //! | field | written under | read |
 //! |---|---|---|
 //! | gfn, role, table | before the page is hashed, not again until a grace period after its death | any time under a guard |
-//! | flags, generation, parents, hash link | the gfn lock of the page's gfn | flags: any time |
+//! | flags, generation, parents, hash link | the gfn lock of the page's gfn (flags of nested tables: see `prune`) | flags: any time |
 //! | records, presence bits | the table lock (a record: and the target's gfn lock) | records: under either lock |
 //! | SPTEs | appear: table lock and target's gfn lock; disappear: target's gfn lock | any time |
 //!
@@ -117,7 +117,8 @@ impl Record {
 }
 
 bitflags::bitflags! {
-    /// The state of a page. Changed under the gfn lock of the page's gfn only.
+    /// The state of a page. Changed under the gfn lock of the page's gfn only; that of a nested table, which is ALIVE and CLEAN or nothing, under table
+    /// locks (`prune`).
     ///
     /// | alive | counted | clean | |
     /// |---|---|---|---|
@@ -294,7 +295,7 @@ impl Page {
     pub(crate) fn flags(&self) -> Flags {
         Flags::from_bits_retain(self.flags.load(Ordering::Acquire))
     }
-    /// Changes the flags. The caller holds the gfn lock of the page's gfn.
+    /// Changes the flags. The caller holds the gfn lock of the page's gfn, or for a nested table the table lock that `prune` names.
     #[inline]
     pub(crate) fn set_flags(&self, flags: Flags) {
         self.flags.store(flags.bits(), Ordering::Release);

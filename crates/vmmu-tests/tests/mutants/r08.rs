@@ -51,6 +51,43 @@ fn a_root_is_not_freed_while_a_processor_has_it_loaded() {
     assert_eq!(machine.host.take_table_frees().len(), 2);
 }
 
+/// Makes a machine with as few nested tables as there may be, and addresses that need branches of three of them each.
+fn nested_at_the_limit(vcpus: u16) -> vmmu_tests::machine::Machine {
+    let mut setup = quiet(Engine::Npt, vcpus);
+    setup.config.max_pages = setup.config.smallest_limit();
+    let (mut machine, _) = start(&setup, SlotFlags::empty());
+    for i in 1..8 {
+        machine.add_slot(i << 27, 16, 0x9000 + 16 * i, SlotFlags::empty());
+        machine.poke(slot(LEAVES, 10 + i), entry(i << 27, PAGE));
+    }
+    machine
+}
+
+#[test]
+fn a_nested_table_leaves_the_tree_before_it_is_given_back() {
+    let mut machine = nested_at_the_limit(1);
+    for i in [1, 2, 3, 4, 5, 1] {
+        let seen = machine.access(0, at(0, 10 + i), USER_READ);
+        assert!(matches!(seen, Seen::Memory(_)), "{seen:?}");
+        audit(&machine);
+    }
+}
+
+#[test]
+fn a_nested_table_is_not_given_back_before_the_flush() {
+    let mut machine = nested_at_the_limit(2);
+    let _ = machine.access(1, at(0, 11), USER_READ);
+    let _ = machine.host.take_table_frees();
+    let ran = at_kick(&machine, 1, |other| {
+        assert_eq!(other.host.take_table_frees(), [] as [u64; 0]);
+    });
+    for i in 2..8 {
+        let _ = machine.access(0, at(0, 10 + i), USER_READ);
+    }
+    ran.done(&machine);
+    assert_ne!(machine.host.take_table_frees(), [] as [u64; 0]);
+}
+
 #[test]
 fn reclaim_spares_loaded_roots() {
     let mut setup = quiet(Engine::Shadow, 2);

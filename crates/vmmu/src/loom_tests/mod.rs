@@ -25,6 +25,9 @@
 //! | invalidation, look-up and install (T5) | `invalidation`, `faults` | a frame taken back is not installed | 1,482, 1,147 |
 //! | invalidation, unpaid flush (T8) | `invalidation` | no TLB has the frame, whoever removed the entry | 5,235 |
 //! | invalidation, direct fault (T11) | `invalidation` | the same in a subtree that is being linked | 522 |
+//! | prune, direct fault | `pruning` | no leaf is installed in a table that leaves the tree | 3,416 |
+//! | prune, invalidation | `pruning` | no TLB has the frame, whoever removed the entry | 59,516 |
+//! | prune, prune | `pruning` | each table is given back once | 1,872 |
 //! | root retirement, guest entry (T10) | `entry` | the processor never walks a freed table | 8,424 |
 //! | flush, guest entry (T18) | `entry` | no request is missed; the wait ends though the guest is back | 489, 426 |
 //! | retirement, reader | `entry` | a call's guard keeps what it found | 3,333 |
@@ -35,7 +38,7 @@
 //! Sizes under loom: tables of 4 entries, 2 gfn locks, 2 shards of invalidation, chunks of 4 pages, 2 guards besides the vCPU's, 2 tries of a fault;
 //! one vCPU with a TLB of one entry, whose kick is immediate unless a test plays the processor itself. The fixture is built before exploration
 //! begins, so that what it allocates races with nobody: growth of the pool and of the records is not covered, nor are large leaves,
-//! prefetch, reclaim, and slot changes.
+//! prefetch, the choice of what to reclaim, and slot changes.
 //!
 //! What the exploration found in the library: a page without entries passed as derived without its table lock, beside an installer that had read
 //! the guest's entry and not stored its own (`a_first_entry_agrees_with_a_page_that_becomes_clean`).
@@ -47,5 +50,6 @@ mod gate;
 mod host;
 mod install;
 mod invalidation;
+mod pruning;
 mod strategies;
 mod world;

@@ -70,6 +70,9 @@ mutants! {
     R8 ReferencesIgnored Machine "r08::" "a root's table is freed while a processor has it loaded";
     R8 ReclaimRoots Machine "r08::" "reclaim takes roots that are loaded";
     R8 ZapKeepsEntries Machine "r08::" "a page dies with its entries in place";
+    R8 PruneKeepsLink Machine "r08::" "a nested table is given back with the link to it in place";
+    R8 PruneLinks Machine "r08::" "a nested table is given back with tables below it";
+    R8 InstallInPruned Loom "a_pruned_table_takes_no_leaf" "a leaf is installed in a nested table that is being given back";
     // R9: rights only narrow.
     R9 RoleWithoutRights Machine "r09::" "two parents with different rights share a page";
     R9 WidenTradesRights Machine "r09::" "a kernel-only writable entry and a user's are merged";
