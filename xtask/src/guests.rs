@@ -1,4 +1,4 @@
-//! Guests in QEMU: Linux under both kinds of paging, and the project's own guests.
+//! Guests in QEMU: Linux under both kinds of paging, the project's own guests, and the programs that the emulator is compared on.
 //!
 //! Key types: [`Case`], [`Expected`]. Each case is one run of the `vmmu` command, with a time limit.
 //!
@@ -11,12 +11,23 @@ mod own;
 
 use std::path::PathBuf;
 
-use crate::step::{cargo, root, succeeds};
+use crate::step::{cargo, passes_tests, root, succeeds};
 use crate::tally::Tally;
 use case::{Case, Expected};
 
 /// The kinds of paging; `native` is QEMU alone.
 const MODES: [&str; 3] = ["native", "shadow", "nested"];
+
+/// The emulator against QEMU's interpreter.
+const EMULATOR: [&str; 7] = [
+    "test",
+    "-p",
+    "vmmu-emu-tcg",
+    "--",
+    "--ignored",
+    "--nocapture",
+    "--test-threads=1",
+];
 
 pub(crate) fn run() -> Tally {
     let built = succeeds(cargo(&["build", "--release", "-p", "vmmu-cli"]));
@@ -24,7 +35,7 @@ pub(crate) fn run() -> Tally {
         return built;
     }
     let command = target().join("release/vmmu");
-    let mut tally = Tally::default();
+    let mut tally = passes_tests(cargo(&EMULATOR));
     for case in linux::cases() {
         tally += case.run(&command);
     }

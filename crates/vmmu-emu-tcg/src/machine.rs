@@ -135,7 +135,7 @@ impl Machine {
         self.count(&bytes[..count], mode);
         match decode(&bytes[..count], mode) {
             Ok(op) => Ok(op),
-            Err(DecodeError::Invalid) => Err(Exception::UNDEFINED.into()),
+            Err(DecodeError::Invalid | DecodeError::NotOffered) => Err(Exception::UNDEFINED.into()),
             Err(DecodeError::TooLong) => Err(Exception::GENERAL_PROTECTION.into()),
             Err(DecodeError::CutShort) => Err(fault.unwrap_or(Stop::Unsupported)),
             Err(DecodeError::Unsupported) => Err(Stop::Unsupported),
