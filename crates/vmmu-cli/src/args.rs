@@ -9,13 +9,13 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::error::STATUS_HELP;
 use crate::number::{ByteSize, Limit};
 
-/// Runs unmodified guests on vmmu's shadow or nested paging, inside QEMU.
+/// Runs unmodified guests on vmmu's shadow or nested paging. Without a subcommand: a small guest of the project's own under both, with what it cost.
 #[derive(Debug, Parser)]
 #[command(name = "vmmu", version, after_help = STATUS_HELP, after_long_help = STATUS_HELP)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
-    pub command: Command,
+    pub command: Option<Command>,
 }
 
 /// The subcommands.
@@ -46,6 +46,21 @@ pub struct RunArgs {
     /// How the guest's pages are translated
     #[arg(long, value_enum, default_value_t = Paging::Shadow)]
     pub paging: Paging,
+    /// What runs the guest
+    #[arg(long, value_enum, default_value_t = Engine::Software)]
+    pub engine: Engine,
+    /// How the software machine behaves where the architecture lets it choose (default: plain)
+    #[arg(long, value_enum)]
+    pub nature: Option<Nature>,
+    /// What a hostile or deterministic machine draws its choices from (default: 1)
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// Compares every translation that the software machine uses with the architecture's rules
+    #[arg(long)]
+    pub check: bool,
+    /// The guest's processors
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=16))]
+    pub cpus: u8,
     /// The guest's memory, a multiple of 2 MiB
     #[arg(long, default_value = "512M", value_name = "SIZE")]
     pub memory: ByteSize,
@@ -81,22 +96,27 @@ pub struct RunArgs {
     /// Runs the auditor every N exits (slow)
     #[arg(long, value_name = "N")]
     pub audit: Option<u32>,
-    /// A word added to QEMU's command line; may be repeated
+    /// A word added to QEMU's command line; may be repeated (svm)
     #[arg(long, value_name = "WORD", allow_hyphen_values = true)]
     pub qemu_arg: Vec<String>,
-    /// Lets QEMU count instructions: the guest's time then is their number, and runs repeat exactly
+    /// Lets QEMU count instructions: the guest's time then is their number, and runs repeat exactly (svm)
     #[arg(long)]
     pub icount: bool,
 }
 
 impl RunArgs {
-    /// Returns the options of `run linux --exec COMMANDS`, all others as they are by default.
+    /// Returns the options of `run linux --engine svm --exec COMMANDS`, all others as they are by default.
     #[must_use]
     pub fn exec(paging: Paging, commands: &str) -> Self {
         Self {
             kernel: "linux".into(),
             command_line: Vec::new(),
             paging,
+            engine: Engine::Svm,
+            nature: None,
+            seed: None,
+            check: false,
+            cpus: 1,
             memory: ByteSize::from_mib(512),
             exec: Some(commands.to_owned()),
             append: None,
@@ -169,6 +189,37 @@ impl Paging {
             Self::Native => "native",
         }
     }
+}
+
+/// What runs a guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Engine {
+    /// A machine in this process, interpreted: needs nothing but Rust
+    Software,
+    /// The bare-metal AMD-SVM hypervisor inside QEMU
+    Svm,
+}
+
+impl Engine {
+    /// Returns the word used on the command line and in JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Software => "software",
+            Self::Svm => "svm",
+        }
+    }
+}
+
+/// How the software machine behaves where the architecture lets it choose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Nature {
+    /// Fast
+    Plain,
+    /// TLBs keep what they may, forget and walk ahead at random; frames are taken back while the guest runs
+    Hostile,
+    /// As hostile, but one seed gives one run, to the instruction
+    Deterministic,
 }
 
 /// The outputs of a kernel file that are shown.
@@ -252,7 +303,7 @@ mod command_line {
         let cli = Cli::parse_from([
             "vmmu", "run", "linux", "--hide", "pku,smap", "--hide", "la57",
         ]);
-        let Command::Run(run) = cli.command else {
+        let Some(Command::Run(run)) = cli.command else {
             panic!("run was asked for")
         };
         assert_eq!(run.hide, [Feature::Pku, Feature::Smap, Feature::La57]);
@@ -265,10 +316,15 @@ mod command_line {
         let cli = Cli::parse_from([
             "vmmu", "run", "k.elf", "--paging", "nested", "--", "a", "--b=c",
         ]);
-        let Command::Run(run) = cli.command else {
+        let Some(Command::Run(run)) = cli.command else {
             panic!("run was asked for")
         };
         assert_eq!(run.command_line, ["a", "--b=c"]);
         assert_eq!(run.paging, Paging::Nested);
+    }
+
+    #[test]
+    fn may_be_empty() {
+        assert!(Cli::parse_from(["vmmu"]).command.is_none());
     }
 }

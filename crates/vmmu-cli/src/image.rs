@@ -19,6 +19,8 @@ pub enum BareMetal {
     Hypervisor,
     /// The guest with the paging operations.
     BenchGuest,
+    /// The guest with processes.
+    DemoGuest,
 }
 
 /// A line of cargo's report; lines of other kinds have none of the fields.
@@ -38,6 +40,7 @@ impl BareMetal {
         match self {
             Self::Hypervisor => "the hypervisor image",
             Self::BenchGuest => "the bench guest",
+            Self::DemoGuest => "the demonstration guest",
         }
     }
 
@@ -46,6 +49,7 @@ impl BareMetal {
         match self {
             Self::Hypervisor => ["vmmu-svm", "image", "vmmu-image"],
             Self::BenchGuest => ["vmmu-guest", "image", "bench-guest"],
+            Self::DemoGuest => ["vmmu-guest", "image", "demo-guest"],
         }
     }
 

@@ -1,12 +1,12 @@
-//! The `vmmu` command: starts guests on the hypervisor image inside QEMU, and measures.
+//! The `vmmu` command: starts guests on the software machine or on the hypervisor image inside QEMU, and measures.
 //!
 //! | module | noun |
 //! |---|---|
 //! | [`args`], [`error`], [`number`] | options; failures and statuses; sizes and figures |
 //! | [`workspace`], [`debian`], [`image`], [`tools`], [`progress`] | sources and cache; packages; bare-metal builds; other programs |
 //! | [`kernel`], [`cpio`], [`port`], [`initramfs`], [`bundle`] | what the guest is made of |
-//! | [`engine`], [`qemu`], [`channel`], [`session`], [`input`], [`terminal`], [`signals`], [`tail`], `screen` | a run |
-//! | [`run`], [`stats`], [`mod@bench`], [`mod@litmus`] | the subcommands |
+//! | [`engine`], [`software`], [`qemu`], [`channel`], [`session`], [`input`], [`terminal`], [`signals`], [`tail`], `screen` | a run |
+//! | [`run`], [`stats`], [`mod@bench`], [`mod@litmus`], [`mod@demo`] | the subcommands, and what there is without one |
 //!
 //! The image it builds and talks to is `vmmu-svm`; `docs/image-protocol.md` is the contract between them.
 //!
@@ -21,6 +21,7 @@ pub mod bundle;
 pub mod channel;
 pub mod cpio;
 pub mod debian;
+pub mod demo;
 pub mod engine;
 pub mod error;
 pub mod image;
@@ -36,6 +37,7 @@ pub mod run;
 mod screen;
 pub mod session;
 pub mod signals;
+pub mod software;
 pub mod stats;
 pub mod tail;
 pub mod terminal;
@@ -68,9 +70,10 @@ fn fail(error: &Error) -> ExitCode {
 #[must_use]
 pub fn main_with(cli: &Cli) -> ExitCode {
     let done = signals::watch().and_then(|()| match &cli.command {
-        Command::Run(args) => run::run(args),
-        Command::Bench(args) => bench::bench(args),
-        Command::Litmus(args) => litmus::litmus(args),
+        None => demo::demo(),
+        Some(Command::Run(args)) => run::run(args),
+        Some(Command::Bench(args)) => bench::bench(args),
+        Some(Command::Litmus(args)) => litmus::litmus(args),
     });
     match done {
         Ok(status) => ExitCode::from(status),

@@ -5,9 +5,13 @@
 //! Invariants:
 //! 1. Everything that can be judged before QEMU starts is judged before anything is fetched or built.
 
+use core::num::{NonZeroU8, NonZeroU64};
 use std::path::Path;
 
-use crate::args::{Paging, RunArgs, Shown};
+use vmmu::paging::PhysBits;
+use vmmu_machine::machine::{self, Hidden};
+
+use crate::args::{self, Feature, Nature, Paging, RunArgs, Shown};
 use crate::bundle::{Bundle, Config, Engine};
 use crate::channel::Message;
 use crate::debian::Packages;
@@ -20,7 +24,7 @@ use crate::number::ByteSize;
 use crate::qemu::{Clock, Machine, QEMU, QEMU_PACKAGE, said};
 use crate::session::{End, Output, Record, Session};
 use crate::workspace::Workspace;
-use crate::{stats, terminal, tools};
+use crate::{software, stats, terminal, tools};
 
 /// Less than this and Debian's kernel runs out of memory while it boots.
 const LEAST_LINUX: ByteSize = ByteSize::from_mib(96);
@@ -65,10 +69,8 @@ pub fn run(args: &RunArgs) -> Result<u8> {
             ByteSize::from_mib(2)
         },
     )?;
-    tools::require(QEMU, QEMU_PACKAGE)?;
-    let machine = machine(args, guest, &workspace)?;
     let session = session(args, is_linux, Output::Show);
-    let record = session.run(machine)?;
+    let record = conduct(args, &session, guest, &workspace)?;
     let status = status(args, is_linux, &record, &session);
     if let Some(path) = &args.stats {
         stats::write(path, args, &record, status.as_ref().ok().copied())?;
@@ -85,9 +87,8 @@ pub fn exec(args: &RunArgs) -> Result<Record> {
     check(args)?;
     let workspace = Workspace::find();
     let guest = linux(args, &workspace)?;
-    let machine = machine(args, guest, &workspace)?;
     let session = session(args, true, Output::Keep);
-    let record = session.run(machine)?;
+    let record = conduct(args, &session, guest, &workspace)?;
     match status(args, true, &record, &session)? {
         0 => Ok(record),
         status => Err(Error::NoStatus {
@@ -97,8 +98,25 @@ pub fn exec(args: &RunArgs) -> Result<Record> {
     }
 }
 
+/// Runs a guest on the engine that was asked for.
+fn conduct(
+    args: &RunArgs,
+    session: &Session,
+    guest: Guest,
+    workspace: &Workspace,
+) -> Result<Record> {
+    match args.engine {
+        args::Engine::Software => session.run(software(args, guest)),
+        args::Engine::Svm => {
+            tools::require(QEMU, QEMU_PACKAGE)?;
+            session.run(qemu_machine(args, guest, workspace)?)
+        }
+    }
+}
+
 fn check(args: &RunArgs) -> Result<()> {
     let usage = |text: String| Err(Error::Usage(text));
+    for_the_engine(args)?;
     let is_linux = args.kernel == Path::new(LINUX);
     if !args.memory.bytes().is_multiple_of(2 << 20) || args.memory.bytes() == 0 {
         return usage(format!(
@@ -121,6 +139,38 @@ fn check(args: &RunArgs) -> Result<()> {
         return usage("--phys-bits, --max-pages and --audit need the hypervisor, which --paging native leaves out".to_owned());
     }
     Ok(())
+}
+
+/// Refuses options of the other engine.
+fn for_the_engine(args: &RunArgs) -> Result<()> {
+    let native = args.paging == Paging::Native;
+    let (other, options) = match args.engine {
+        args::Engine::Software => (
+            args::Engine::Svm,
+            [
+                ("--paging native", native),
+                ("--icount", args.icount),
+                ("--qemu-arg", !args.qemu_arg.is_empty()),
+                ("--cpus", false),
+            ],
+        ),
+        args::Engine::Svm => (
+            args::Engine::Software,
+            [
+                ("--nature", args.nature.is_some()),
+                ("--seed", args.seed.is_some()),
+                ("--check", args.check),
+                ("--cpus", args.cpus > 1),
+            ],
+        ),
+    };
+    match options.iter().find(|(_, is_given)| *is_given) {
+        None => Ok(()),
+        Some((option, _)) => Err(Error::Usage(format!(
+            "{option} needs --engine {}; see vmmu run --help",
+            other.name()
+        ))),
+    }
 }
 
 fn linux(args: &RunArgs, workspace: &Workspace) -> Result<Guest> {
@@ -198,7 +248,7 @@ fn too_little(what: &str, given: ByteSize, need: ByteSize) -> Error {
     }
 }
 
-fn machine(args: &RunArgs, guest: Guest, workspace: &Workspace) -> Result<Machine> {
+fn qemu_machine(args: &RunArgs, guest: Guest, workspace: &Workspace) -> Result<Machine> {
     let clock = if args.icount {
         Clock::Instructions
     } else {
@@ -239,6 +289,58 @@ fn machine(args: &RunArgs, guest: Guest, workspace: &Workspace) -> Result<Machin
         clock,
         args.qemu_arg.clone(),
     ))
+}
+
+/// Describes the software machine.
+fn software(args: &RunArgs, guest: Guest) -> software::Machine {
+    let paging = match args.paging {
+        Paging::Nested => machine::Paging::Nested,
+        Paging::Shadow | Paging::Native => machine::Paging::Shadow,
+    };
+    let nature = match args.nature {
+        None | Some(Nature::Plain) => machine::Nature::Plain,
+        Some(Nature::Hostile) => machine::Nature::Hostile,
+        Some(Nature::Deterministic) => machine::Nature::Deterministic,
+    };
+    let hidden = args
+        .hide
+        .iter()
+        .fold(Hidden::empty(), |all, one| all | hidden(*one));
+    let mut description = machine::Machine::new(guest.kernel.bytes)
+        .memory(args.memory.bytes())
+        .command_line(guest.command_line)
+        .paging(paging)
+        .nature(nature)
+        .seed(args.seed.unwrap_or(1))
+        .cpus(NonZeroU8::new(args.cpus).unwrap_or(NonZeroU8::MIN))
+        .hide(hidden);
+    if let Some(module) = guest.module {
+        description = description.module(module);
+    }
+    if let Some(bits) = args.phys_bits.and_then(PhysBits::new) {
+        description = description.phys_bits(bits);
+    }
+    if let Some(pages) = args.max_pages {
+        description = description.max_pages(pages);
+    }
+    if let Some(every) = args.audit.and_then(|every| NonZeroU64::new(every.into())) {
+        description = description.audit(every);
+    }
+    software::Machine {
+        description,
+        kernel: guest.kernel.path,
+    }
+}
+
+const fn hidden(feature: Feature) -> Hidden {
+    match feature {
+        Feature::Smep => Hidden::SMEP,
+        Feature::Smap => Hidden::SMAP,
+        Feature::Nx => Hidden::NX,
+        // The software machine never shows these.
+        Feature::Pku | Feature::La57 => Hidden::empty(),
+        Feature::Pdpe1gb => Hidden::PDPE1GB,
+    }
 }
 
 /// Describes a machine that starts the guest without the hypervisor.

@@ -5,7 +5,9 @@
 use std::path::Path;
 
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Map, Value, json};
+use vmmu_cpu::Counters;
+use vmmu_machine::cpu::exit::Exit;
 
 use crate::args::RunArgs;
 use crate::error::{Error, Result};
@@ -15,6 +17,7 @@ use crate::session::Record;
 #[derive(Serialize)]
 struct Stats<'a> {
     kernel: String,
+    engine: &'static str,
     paging: &'static str,
     memory_bytes: u64,
     icount: bool,
@@ -35,6 +38,7 @@ struct Stats<'a> {
 pub fn write(path: &Path, args: &RunArgs, record: &Record, status: Option<u8>) -> Result<()> {
     let stats = Stats {
         kernel: args.kernel.display().to_string(),
+        engine: args.engine.name(),
         paging: args.paging.name(),
         memory_bytes: args.memory.bytes(),
         icount: args.icount,
@@ -46,6 +50,41 @@ pub fn write(path: &Path, args: &RunArgs, record: &Record, status: Option<u8>) -
     let text =
         serde_json::to_string_pretty(&stats).map_err(|e| Error::file("write", path)(e.into()))?;
     std::fs::write(path, text + "\n").map_err(Error::file("write", path))
+}
+
+/// Returns what the software machine counted, in the form of the hypervisor image's report.
+#[must_use]
+pub fn of_software(record: &vmmu_machine::machine::Record) -> Value {
+    let mmu = record
+        .stats
+        .iter()
+        .map(|(event, count)| (event.name().to_owned(), json!(count)));
+    let exits = Exit::NAMES
+        .iter()
+        .zip(record.exits.0)
+        .filter(|(_, count)| *count > 0);
+    let exits = exits.map(|(name, count)| ((*name).to_owned(), json!(count)));
+    let sum = |of: fn(&Counters) -> u64| record.mmu.iter().map(of).sum::<u64>();
+    let misses: u64 = record.work.iter().map(|work| work.front_misses).sum();
+    json!({
+        "mmu": mmu.collect::<Map<_, _>>(),
+        "exits": exits.collect::<Map<_, _>>(),
+        "bytes": {
+            "pages": record.stats.pages,
+            "page_bytes": record.stats.page_bytes,
+            "frame_bytes": record.stats.frame_bytes,
+        },
+        "instructions": record.instructions,
+        "seconds": record.elapsed.as_secs_f64(),
+        "tlb": {
+            "misses": misses,
+            "walks": sum(|mmu| mmu.walks),
+            "nested_walks": sum(|mmu| mmu.nested_walks),
+            "flushes": sum(|mmu| mmu.flushes),
+            "guesses": sum(|mmu| mmu.guesses),
+            "evictions": sum(|mmu| mmu.evictions),
+        },
+    })
 }
 
 /// Reads the time stamp that the guest's init printed at its end.

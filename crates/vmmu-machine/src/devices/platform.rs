@@ -22,6 +22,10 @@ use super::{Time, lock, places};
 const DEBUG_CONSOLE: u16 = 0xe9;
 /// A 32-bit write ends the run with its value.
 const DEBUG_EXIT: u16 = 0xf4;
+/// Where the project's guests say that a phase begins, with 32 bits.
+const MARK_START: u16 = 0x5e0;
+/// Where they say that it ends.
+const MARK_END: u16 = 0x5e4;
 /// The diagnostics port, written for its delay.
 const DELAY: u16 = 0x80;
 /// The serial port's interrupt request.
@@ -76,9 +80,9 @@ pub enum Effect {
     DebugExit(u32),
     /// Drop the host's mapping of the page at this address, as if the host had taken it back.
     DropMapping(Gpa),
-    /// A phase of a benchmark begins (a 32-bit write to port E0h).
+    /// A phase of one of the project's guests begins: `phase << 24 | operations` was written to port 5E0h.
     MarkStart(u32),
-    /// It ends (a 32-bit write to port E1h).
+    /// It ends: its number was written to port 5E4h.
     MarkEnd(u32),
 }
 
@@ -188,6 +192,8 @@ impl Platform {
             }
             DELAY => {}
             DEBUG_EXIT if bytes == 4 => return Effect::DebugExit(value),
+            MARK_START if bytes == 4 => return Effect::MarkStart(value),
+            MARK_END if bytes == 4 => return Effect::MarkEnd(value),
             _ => {
                 return self.chipset(now, |chipset, context| {
                     chipset.write(context, port, bytes, truncate(value, bytes))

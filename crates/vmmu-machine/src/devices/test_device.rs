@@ -1,14 +1,12 @@
 //! QEMU's pc-testdev, as its tests use it: a port that keeps a value, one that drops a mapping, and one for each interrupt
-//! line. Marks of benchmarks share its first port.
+//! line.
 
 use vmmu::addr::Gpa;
 
 use super::Effect;
 
-/// The port that keeps what is written, of 1, 2 or 4 bytes; with 32 bits also the mark at which a phase begins.
+/// The port that keeps what is written, of 1, 2 or 4 bytes.
 pub(super) const KEEP: u16 = 0xe0;
-/// The mark at which a phase ends, with 32 bits.
-const MARK_END: u16 = 0xe1;
 /// The port at which an address drops a mapping.
 pub(super) const DROP: u16 = 0xe4;
 /// The last port of both.
@@ -37,20 +35,14 @@ impl TestDevice {
 
     /// Writes a port.
     pub(super) fn write(&mut self, port: u16, bytes: usize, value: u32) -> Effect {
-        match (port, bytes) {
-            (MARK_END, 4) => return Effect::MarkEnd(value),
-            (DROP, _) => return Effect::DropMapping(Gpa::new(u64::from(value) & !0xfff)),
-            _ => {}
+        if port == DROP {
+            return Effect::DropMapping(Gpa::new(u64::from(value) & !0xfff));
         }
         let kept = self.kept.iter_mut().skip(usize::from(port - KEEP));
         for (to, byte) in kept.zip(value.to_le_bytes()).take(bytes) {
             *to = byte;
         }
-        if (port, bytes) == (KEEP, 4) {
-            Effect::MarkStart(value)
-        } else {
-            Effect::None
-        }
+        Effect::None
     }
 }
 
@@ -61,8 +53,7 @@ mod the_test_device {
     #[test]
     fn keeps_values_of_every_width() {
         let mut device = TestDevice::default();
-        let effect = device.write(0xe0, 4, 0x1234_5678);
-        assert_eq!(effect, Effect::MarkStart(0x1234_5678));
+        assert_eq!(device.write(0xe0, 4, 0x1234_5678), Effect::None);
         assert_eq!(device.write(0xe1, 1, 0xab), Effect::None);
         assert_eq!(device.read(0xe0, 4), 0x1234_ab78);
         assert_eq!(device.write(0xe2, 2, 0xcdef), Effect::None);
@@ -75,12 +66,5 @@ mod the_test_device {
     fn drops_the_mapping_of_an_address() {
         let effect = TestDevice::default().write(0xe4, 4, 0x1234_5678);
         assert_eq!(effect, Effect::DropMapping(Gpa::new(0x1234_5000)));
-    }
-
-    #[test]
-    fn tells_of_marks_and_keeps_nothing_of_the_second() {
-        let mut device = TestDevice::default();
-        assert_eq!(device.write(0xe1, 4, 7), Effect::MarkEnd(7));
-        assert_eq!(device.read(0xe0, 4), 0);
     }
 }

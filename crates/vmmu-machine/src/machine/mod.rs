@@ -17,6 +17,7 @@
 //! ```
 
 mod assemble;
+mod mark;
 mod run;
 mod start;
 
@@ -35,6 +36,7 @@ use crate::load::LoadError;
 use crate::memory::NoMemory;
 use crate::vmm::runner::Exits;
 
+pub use self::mark::{Edge, Mark};
 pub use crate::vmm::cpuid::Hidden;
 pub use crate::vmm::end::End;
 
@@ -300,4 +302,6 @@ pub struct Record {
     pub judged: Option<Judged>,
     /// How many guest frames were taken back and replaced.
     pub frames_moved: u64,
+    /// The same at the marks of the guest.
+    pub marks: Vec<Mark>,
 }

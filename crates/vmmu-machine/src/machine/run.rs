@@ -111,6 +111,7 @@ impl<O: Observer + core::fmt::Debug + 'static> Run for Assembled<O> {
             stats: vm.mmu.stats(),
             judged: vm.observer.judged(),
             frames_moved: reclaim.moved,
+            marks: vm.take_marks(),
         }
     }
 }

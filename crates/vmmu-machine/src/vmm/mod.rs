@@ -38,6 +38,7 @@ use crate::check::Observer;
 use crate::clock::Clock;
 use crate::cpu::{Dimensions, Kick};
 use crate::devices::{Pending, Platform};
+use crate::machine::Mark;
 use crate::memory::Memory;
 
 use self::cpuid::Shape;
@@ -74,6 +75,7 @@ pub struct Vm<O: Observer> {
     stuck: Box<[AtomicBool]>,
     over: AtomicBool,
     end: Mutex<Option<End>>,
+    marks: Mutex<Vec<Mark>>,
 }
 
 /// Everything that a [`Vm`] is made of.
@@ -115,6 +117,7 @@ impl<O: Observer> Vm<O> {
             audit_every: parts.audit_every,
             over: AtomicBool::new(false),
             end: Mutex::new(None),
+            marks: Mutex::default(),
         }
     }
 
@@ -147,6 +150,21 @@ impl<O: Observer> Vm<O> {
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.over.load(Ordering::Acquire)
+    }
+
+    /// Keeps a mark.
+    pub(crate) fn mark(&self, mark: Mark) {
+        self.marks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(mark);
+    }
+
+    /// Takes the marks.
+    #[must_use]
+    pub fn take_marks(&self) -> Vec<Mark> {
+        let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
+        core::mem::take(&mut *marks)
     }
 
     /// Takes the end of the run.

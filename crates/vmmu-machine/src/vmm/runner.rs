@@ -22,6 +22,7 @@ use crate::check::{Load, Observer};
 use crate::cpu::exit::{Exit, Pause};
 use crate::cpu::{Dimensions, Processor};
 use crate::devices::{Effect, Signals};
+use crate::machine::{Edge, Mark};
 use crate::memory::Memory;
 use crate::vmm::Vm;
 use crate::vmm::emulate::{Emulator, Follow, Trouble, Walked};
@@ -342,7 +343,9 @@ impl<'m, O: Observer> Runner<'m, O> {
 
     fn carry_out(&mut self, effect: Effect) {
         match effect {
-            Effect::None | Effect::MarkStart(_) | Effect::MarkEnd(_) => {}
+            Effect::None => {}
+            Effect::MarkStart(value) => self.mark(Edge::Start, value >> 24, value & 0xff_ffff),
+            Effect::MarkEnd(value) => self.mark(Edge::End, value, 0),
             Effect::PowerOff => self.vm.finish(End::PowerOff),
             Effect::Reset => self.vm.finish(End::Reset),
             Effect::DebugExit(value) => self.vm.finish(End::Exit(value)),
@@ -350,6 +353,17 @@ impl<'m, O: Observer> Runner<'m, O> {
                 take_back(self.vm, vmmu::addr::Gfn::containing(gpa), 1);
             }
         }
+    }
+
+    fn mark(&self, edge: Edge, phase: u32, operations: u32) {
+        self.vm.mark(Mark {
+            phase: phase as u8,
+            edge,
+            operations,
+            instructions: self.processor.work().instructions,
+            exits: self.exits,
+            stats: self.vm.mmu.stats(),
+        });
     }
 
     /// Raises an exception in the guest, by itself or while `event` was being delivered.

@@ -425,8 +425,9 @@ mod the_test_device {
         let write = |port, value| board.platform.port_write(0, NOW, port, 4, value);
         let dropped = Effect::DropMapping(Gpa::new(0x5000));
         assert_eq!(write(0xe4, 0x5123), dropped);
-        assert_eq!(write(0xe0, 1 << 24), Effect::MarkStart(1 << 24));
-        assert_eq!(write(0xe1, 1), Effect::MarkEnd(1));
+        assert_eq!(write(0xe0, 1 << 24), Effect::None);
+        assert_eq!(write(0x5e0, 1 << 24), Effect::MarkStart(1 << 24));
+        assert_eq!(write(0x5e4, 1), Effect::MarkEnd(1));
         assert_eq!(board.platform.port_read(0, NOW, 0xe0, 4), 1 << 24);
     }
 }
