@@ -108,7 +108,7 @@ impl<'a, 'm, O: Observer> Emulator<'a, 'm, O> {
         match decode::<Self>(&bytes[..len], mode) {
             Ok(op) if self.state().is_watched() => op.execute_watched(self),
             Ok(op) => op.execute(self).map(|()| None),
-            Err(DecodeError::Invalid) => Err(Exception::UNDEFINED.into()),
+            Err(DecodeError::Invalid | DecodeError::NotOffered) => Err(Exception::UNDEFINED.into()),
             Err(DecodeError::TooLong) => Err(Exception::GENERAL_PROTECTION.into()),
             Err(DecodeError::CutShort | DecodeError::Unsupported) => Err(Stop::Unsupported),
         }
