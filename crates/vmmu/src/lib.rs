@@ -179,3 +179,8 @@ pub use slots::{AddressSpace, MAX_SLOTS, SlotConfig, SlotFlags, SlotId};
 pub use spte::EntryFormat;
 pub use stats::{EVENTS, Event, Observer, Stats};
 pub use vcpu::{TlbFlush, Vcpu};
+
+/// The README's example, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
