@@ -10,7 +10,7 @@ use vmmu_emu::{
 };
 
 use crate::registers::{CodeMode, End, Fx, Registers};
-use crate::trampoline::{DATA, DATA_LEN};
+use crate::trampoline::{DATA, DATA_LEN, GS_BASE};
 
 /// Executes an instruction as [`Sandbox::run`](crate::Sandbox::run) does, by the emulator. Data pages are the only memory.
 ///
@@ -64,6 +64,9 @@ fn state(registers: &Registers) -> State {
         segment.base = registers.mode.data_base();
     }
     state.segments[1].attributes = code;
+    if registers.mode == CodeMode::Bits64 {
+        state.segments[5].base = GS_BASE;
+    }
     state.segments[1].base = registers.mode.code_base();
     for (number, value) in registers.gpr.iter().enumerate() {
         state.set(Gpr::new(number as u8), *value);

@@ -24,4 +24,4 @@ pub use emulated::emulate;
 pub use generate::{Case, Generator};
 pub use integer::is_integer;
 pub use registers::{CodeMode, End, Fx, Registers};
-pub use trampoline::{CODE, CODE_LEN, DATA, DATA_LEN, Sandbox};
+pub use trampoline::{CODE, CODE_LEN, DATA, DATA_LEN, GS_BASE, Sandbox};

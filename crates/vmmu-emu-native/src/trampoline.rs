@@ -36,6 +36,9 @@ pub const DATA: u64 = 0x2000_0000;
 /// The size of the data pages in bytes.
 pub const DATA_LEN: usize = 0x2000;
 
+/// The base of GS in 64-bit code.
+pub const GS_BASE: u64 = 0x0800_0000;
+
 const BREAKPOINT: u8 = 0xcc;
 /// The signals that exceptions become.
 const SIGNALS: [c_int; 5] = [
@@ -103,6 +106,7 @@ pub struct Sandbox {
     old_actions: Vec<libc::sigaction>,
     old_stack: libc::stack_t,
     stack: Vec<u8>,
+    old_gs: u64,
     /// The bytes of the last instruction, to be covered again.
     dirty: core::ops::Range<usize>,
     not_send: PhantomData<*mut ()>,
@@ -122,6 +126,7 @@ impl Sandbox {
             old_actions: Vec::new(),
             old_stack: no_stack(),
             stack: vec![0; STACK_LEN],
+            old_gs: gs_base()?,
             dirty: 0..CODE_LEN,
             not_send: PhantomData,
         };
@@ -135,6 +140,7 @@ impl Sandbox {
         for signal in SIGNALS {
             sandbox.old_actions.push(handle(signal)?);
         }
+        set_gs_base(GS_BASE)?;
         describe(CODE_16, CODE, SegmentKind::Code)?;
         describe(DATA_16, DATA, SegmentKind::Data)?;
         Ok(sandbox)
@@ -206,6 +212,8 @@ impl Drop for Sandbox {
             // SAFETY: the action was the one before this sandbox.
             unsafe { libc::sigaction(*signal, action, ptr::null_mut()) };
         }
+        // The thread had it before.
+        let _ = set_gs_base(self.old_gs);
         // SAFETY: the stack was the one before this sandbox, or none.
         unsafe { libc::sigaltstack(&raw const self.old_stack, ptr::null_mut()) };
     }
@@ -263,6 +271,22 @@ fn load_data_segments(mode: CodeMode) {
     unsafe {
         core::arch::asm!("mov ds, {0:e}", "mov es, {0:e}", in(reg) selector as u32, options(nomem, nostack, preserves_flags));
     }
+}
+
+/// Returns the base of GS.
+fn gs_base() -> io::Result<u64> {
+    const GET_GS: c_int = 0x1004;
+    let mut base = 0u64;
+    // SAFETY: the call writes the base to the variable.
+    checked(unsafe { libc::syscall(libc::SYS_arch_prctl, GET_GS, &raw mut base) } as c_int)?;
+    Ok(base)
+}
+
+/// Sets the base of GS, which 64-bit programs on Linux leave alone: FS is the one of thread-local variables.
+fn set_gs_base(base: u64) -> io::Result<()> {
+    const SET_GS: c_int = 0x1001;
+    // SAFETY: nothing in this process uses GS.
+    checked(unsafe { libc::syscall(libc::SYS_arch_prctl, SET_GS, base) } as c_int)
 }
 
 /// What a segment of the process's own holds, as `modify_ldt` has it in bits 1 and 2 of its flags.

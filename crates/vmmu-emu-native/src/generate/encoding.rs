@@ -128,7 +128,7 @@ impl Encoded {
     }
 }
 
-/// Returns prefixes: FS and GS are left out, their bases are the process's own.
+/// Returns prefixes: FS is left out, its base is the process's own, and so is GS in compatibility mode, where it has no segment.
 fn prefixes(rng: &mut Rng, mode: CodeMode) -> Vec<u8> {
     let mut bytes = Vec::new();
     for (prefix, chance) in [(0x66, 4), (0x67, 8), (0xf0, 8), (0xf2, 8), (0xf3, 8)] {
@@ -138,6 +138,8 @@ fn prefixes(rng: &mut Rng, mode: CodeMode) -> Vec<u8> {
     }
     if once_in(rng, 16) {
         bytes.push([0x26, 0x2e, 0x36, 0x3e][rng.usize(..4)]);
+    } else if mode == CodeMode::Bits64 && once_in(rng, 12) {
+        bytes.push(0x65);
     }
     if mode == CodeMode::Bits64 && !once_in(rng, 3) {
         bytes.push(0x40 | rng.u8(..16));

@@ -8,7 +8,7 @@ use super::address::{has_memory, number, place, set_low};
 use super::encoding::Encoded;
 use super::values::{once_in, value};
 use crate::registers::{CodeMode, Registers};
-use crate::trampoline::{CODE, CODE_LEN, DATA, DATA_LEN};
+use crate::trampoline::{CODE, CODE_LEN, DATA, DATA_LEN, GS_BASE};
 
 const RAX: usize = 0;
 const RCX: usize = 1;
@@ -41,6 +41,7 @@ pub(crate) fn fit(rng: &mut Rng, mut encoded: Encoded, case: &mut Case) -> Optio
     let fixed = fit_registers(rng, &mut encoded, &mut case.registers)?;
     if has_memory(&encoded) && !is_address_only(&encoded.instruction) {
         let target = target(rng, &encoded.instruction, case.registers.mode);
+        let target = target.wrapping_sub(base(&encoded.instruction));
         place(&mut encoded, &mut case.registers, target, &fixed)?;
     }
     fit_memory(rng, &encoded.instruction, case)?;
@@ -51,6 +52,15 @@ pub(crate) fn fit(rng: &mut Rng, mut encoded: Encoded, case: &mut Case) -> Optio
 fn is_exchange_or_pause(encoded: &Encoded) -> bool {
     encoded.instruction.mnemonic() == Mnemonic::Pause
         && (0x40..=0x4f).any(|rex| rex & 1 != 0 && encoded.has_prefix(rex))
+}
+
+/// Returns the base that the segment of a memory operand adds beyond that of all data.
+fn base(instruction: &Instruction) -> u64 {
+    if instruction.memory_segment() == Register::GS {
+        GS_BASE
+    } else {
+        0
+    }
 }
 
 /// Says whether a memory operand is never touched, or addressed by registers that are already set.
@@ -116,7 +126,7 @@ fn fit_registers(
             Some(Vec::new())
         }
         Mnemonic::Xlatb => {
-            registers.gpr[RBX] = middle(registers.mode);
+            registers.gpr[RBX] = middle(registers.mode) - base(&instruction);
             Some(Vec::new())
         }
         Mnemonic::Cmpxchg if !has_memory(encoded) && once_in(rng, 2) => {
@@ -156,6 +166,7 @@ fn fit_string(rng: &mut Rng, instruction: &Instruction, registers: &mut Register
     let from = address(middle(mode));
     let to = address(from);
     let bytes = address_bytes(instruction);
+    let from = from - base(instruction);
     for (register, value) in [(RSI, from), (RDI, to), (RCX, rng.u64(..48))] {
         set_low(&mut registers.gpr[register], bytes, value);
     }
@@ -296,6 +307,7 @@ fn fit_memory(rng: &mut Rng, instruction: &Instruction, case: &mut Case) -> Opti
     let at = |case: &Case| {
         instruction.virtual_address(0, 0, |register, _, _| match register {
             Register::ES | Register::CS | Register::SS | Register::DS => Some(0),
+            Register::GS => Some(GS_BASE),
             Register::RIP | Register::EIP => None,
             other => Some(read(&case.registers, other)),
         })
