@@ -168,6 +168,43 @@ impl<O: Observer> Cpu for Core<O> {
         }
     }
 
+    /// Looks up once what lies within a page that the front arrays know.
+    #[inline]
+    fn load_vector(&mut self, at: u64, access: Access) -> Result<u128, Stop> {
+        let wanted = self.data(access);
+        let class = Class::new(wanted.kind, wanted.privilege);
+        let (low, high): (u64, u64) = match self.front.get_byte(class, at) {
+            Some(hpa) if is_within_a_page(at) => (
+                self.memory.load(hpa),
+                self.memory.load(Hpa::new(hpa.get() + 8)),
+            ),
+            _ => (
+                self.load(at, access)?,
+                self.load(at.wrapping_add(8), access)?,
+            ),
+        };
+        Ok(u128::from(high) << 64 | u128::from(low))
+    }
+
+    /// As [`Self::load_vector`].
+    #[inline]
+    fn store_vector(&mut self, at: u64, value: u128, access: Access) -> Result<(), Stop> {
+        let wanted = self.data(access);
+        let class = Class::new(wanted.kind, wanted.privilege);
+        let (low, high) = (value as u64, (value >> 64) as u64);
+        if let Some(hpa) = self.front.get_byte(class, at)
+            && is_within_a_page(at)
+        {
+            self.memory.store(hpa, low);
+            self.memory.store(Hpa::new(hpa.get() + 8), high);
+            self.stale |= self.memory.wrote(hpa);
+            return Ok(());
+        }
+        self.reach(at, 16, access)?;
+        self.store(at, low, access)?;
+        self.store(at.wrapping_add(8), high, access)
+    }
+
     #[inline]
     fn compare_exchange<W: Word>(&mut self, at: u64, current: W, new: W) -> Result<W, Stop> {
         let wanted = self.data(Access::Write);
@@ -287,6 +324,11 @@ impl<O: Observer> Cpu for Core<O> {
     fn hypercall(&mut self) -> Result<(), Stop> {
         self.intercept(Intercept::Vmmcall)
     }
+}
+
+/// Says whether 16 bytes do not reach the next page.
+const fn is_within_a_page(at: u64) -> bool {
+    at & 0xfff <= 4096 - 16
 }
 
 /// Says whether a model-specific register passes through: it decides nothing that the hypervisor answers for.
