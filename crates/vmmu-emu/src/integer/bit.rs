@@ -162,3 +162,19 @@ pub(crate) fn select<C: Cpu>(instruction: &Instruction) -> Option<Run<C>> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tested_bits {
+    use super::{Complement, Flags, Keep, Reset, Set, change};
+
+    #[test]
+    fn are_numbered_modulo_the_operand() {
+        assert_eq!(change::<u16, Set>(0, 33), (2, Flags::empty()));
+        assert_eq!(
+            change::<u64, Reset>(u64::MAX, 127),
+            (u64::MAX >> 1, Flags::CF)
+        );
+        assert_eq!(change::<u32, Complement>(1, 32), (0, Flags::CF));
+        assert_eq!(change::<u32, Keep>(4, 2), (4, Flags::CF));
+    }
+}

@@ -157,3 +157,23 @@ pub(crate) fn select<C: Cpu>(instruction: &Instruction) -> Option<Run<C>> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod pushed_frames {
+    use super::{overlaid, record};
+
+    #[test]
+    fn are_seen_by_reads_that_overlap_them() {
+        let mut pushed = [0; 256];
+        record(&mut pushed, 1, 0x1122_3344_u32);
+        record(&mut pushed, 2, 0x5566_7788_u32);
+        // Four bytes below the old top lies the first.
+        assert_eq!(overlaid(0, &pushed, 4, 4, 2), 0x1122_3344);
+        assert_eq!(overlaid(0, &pushed, 8, 4, 2), 0x5566_7788);
+        assert_eq!(overlaid(0, &pushed, 6, 4, 2), 0x3344_5566);
+        // Partly above the top, partly below what has been pushed.
+        assert_eq!(overlaid(0xaabb_ccdd, &pushed, 2, 4, 2), 0xaabb_1122);
+        assert_eq!(overlaid(0xaabb_ccdd, &pushed, 10, 4, 2), 0x7788_ccdd);
+        assert_eq!(overlaid(0xaabb_ccdd, &pushed, 8, 4, 1), 0xaabb_ccdd);
+    }
+}

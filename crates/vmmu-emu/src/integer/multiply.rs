@@ -149,3 +149,28 @@ pub(crate) fn select<C: Cpu>(instruction: &Instruction) -> Option<Run<C>> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod products_and_quotients {
+    use super::{divided, signed};
+
+    #[test]
+    fn overflow_when_the_upper_half_is_more_than_the_sign() {
+        assert_eq!(signed(0xff_u8, 0xff), (1, 0, false));
+        assert_eq!(signed(0x80_u8, 0xff), (0x80, 0, true));
+        assert_eq!(signed(0x40_u8, 2), (0x80, 0, true));
+        assert_eq!(signed(u64::MAX, 5), (5_u64.wrapping_neg(), u64::MAX, false));
+        let least = 1_u64 << 63;
+        assert_eq!(signed(least, least), (0, 1 << 62, true));
+    }
+
+    #[test]
+    fn are_the_same_in_64_and_in_128_bits() {
+        assert_eq!(divided(-7, 2), Some((-3, -1)));
+        assert_eq!(divided(7, -2), Some((-3, 1)));
+        assert_eq!(divided(i128::from(i64::MIN), -1), Some((1 << 63, 0)));
+        assert_eq!(divided(1 << 100, 1 << 40), Some((1 << 60, 0)));
+        assert_eq!(divided(i128::MIN, -1), None);
+        assert_eq!(divided(5, 0), None);
+    }
+}

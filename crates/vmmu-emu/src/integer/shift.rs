@@ -154,7 +154,7 @@ fn shift<W: Word, D: Operand, S: Operand, K: Shift, C: Cpu>(
     Ok(())
 }
 
-/// A shift that fills with another register's bits.
+/// A shift that fills with another register's bits; the carry is the lowest bit of the second result.
 trait Double {
     fn apply<W: Word>(value: W, filler: W, count: u32) -> (W, u64);
 }
@@ -261,5 +261,57 @@ pub(crate) fn select<C: Cpu>(instruction: &Instruction) -> Option<Run<C>> {
         Mnemonic::Shld => select_double::<Left, C>(instruction),
         Mnemonic::Shrd => select_double::<Right, C>(instruction),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod shifted_values {
+    use super::{Double, Flags, Left, Rcl, Rcr, Right, Rol, Ror, Sar, Shift, Shl, Shr};
+
+    const NONE: Flags = Flags::empty();
+    const CF: Flags = Flags::CF;
+
+    #[test]
+    fn leave_their_last_bit_in_the_carry() {
+        assert_eq!(Shl::apply(0x81_u8, 1, NONE).0, 2);
+        assert!(Shl::apply(0x81_u8, 1, NONE).1.contains(CF | Flags::OF));
+        assert!(Shl::apply(1_u8, 8, NONE).1.contains(CF | Flags::ZF));
+        assert!(!Shl::apply(1_u8, 9, NONE).1.contains(CF));
+        assert!(Shl::apply(1_u64 << 1, 63, NONE).1.contains(CF));
+        assert!(Shr::apply(0x80_u8, 8, NONE).1.contains(CF | Flags::ZF));
+        assert_eq!(Sar::apply(0x80_u8, 31, NONE).0, 0xff);
+        assert!(Sar::apply(0x80_u8, 31, NONE).1.contains(CF));
+    }
+
+    #[test]
+    fn come_round_when_rotated() {
+        assert_eq!(Rol::apply(0x81_u8, 9, NONE), (3, CF | Flags::OF));
+        assert_eq!(Ror::apply(1_u16, 17, NONE), (0x8000, CF | Flags::OF));
+        assert_eq!(Rol::apply(0xf0_u64, 64, NONE).0, 0xf0);
+    }
+
+    #[test]
+    fn rotate_through_the_carry_as_one_bit_more() {
+        assert_eq!(Rcl::apply(0x80_u8, 1, CF).0, 1);
+        assert!(Rcl::apply(0x80_u8, 1, CF).1.contains(CF));
+        for count in 0..32 {
+            let (there, flags) = Rcl::apply(0x5a_u8, count, CF);
+            assert_eq!(Rcr::apply(there, count, flags).0, 0x5a);
+        }
+        // Nine bits make a full turn.
+        assert_eq!(Rcr::apply(0x5a_u8, 9, CF).0, 0x5a);
+        assert_eq!(Rcr::apply(1_u64, 1, NONE), (0, CF));
+    }
+
+    #[test]
+    fn are_filled_from_the_other_operand() {
+        let carry = |(result, carry)| (result, carry & 1);
+        assert_eq!(carry(Left::apply(1_u64, u64::MAX, 4)), (0x1f, 0));
+        assert_eq!(carry(Left::apply(u64::MAX << 63, 0, 1)), (0, 1));
+        let (left, right) = (0x1234_5678_u32, 0x9abc_def0);
+        assert_eq!(Left::apply(left, right, 8).0, 0x3456_789a);
+        assert_eq!(Right::apply(left, right, 8).0, 0xf012_3456);
+        assert_eq!(Right::apply(0x80_u32, 0, 8).1 & 1, 1);
+        assert_eq!(Left::apply(1_u16, 0x8000, 16).0, 0x8000);
     }
 }
