@@ -99,6 +99,36 @@ fn code_that_the_guest_changes_is_executed_as_changed() {
 }
 
 #[test]
+fn a_page_that_the_host_takes_back_keeps_its_content() {
+    let code = [
+        0xc7, 0x04, 0x25, 0x00, 0x50, 0x00, 0x00, 42, 0, 0, 0, // mov dword [5000h], 42
+        0xb8, 0x00, 0x50, 0x00, 0x00, // mov eax, 5000h
+        0xe7, 0xe4, // out 0xe4, eax: the host drops its mapping
+        0x8b, 0x04, 0x25, 0x00, 0x50, 0x00, 0x00, // mov eax, [5000h]
+        0xe7, 0xf4, // out 0xf4, eax
+    ];
+    everywhere(&long_mode(&code), |record| {
+        assert_eq!(record.end, End::Exit(42))
+    });
+}
+
+#[test]
+fn a_guest_table_that_the_guest_writes_is_followed() {
+    let code = [
+        0xa1, 0x00, 0x00, 0x20, 0x00, 0, 0, 0,
+        0, // mov eax, [200000h]: nothing is mapped there, but soon
+        0xe7, 0xf4,
+    ];
+    // A second large page: mov dword [3008h], 83h maps 2 MiB at 200000h to 0; mov dword [0], 7 is seen there.
+    let mut first = vec![0xc7, 0x04, 0x25, 0x00, 0x00, 0x00, 0x00, 7, 0, 0, 0];
+    first.extend([0xc7, 0x04, 0x25, 0x08, 0x30, 0x00, 0x00, 0x83, 0, 0, 0]);
+    first.extend(code);
+    everywhere(&long_mode(&first), |record| {
+        assert_eq!(record.end, End::Exit(7))
+    });
+}
+
+#[test]
 fn a_triple_fault_is_reported_with_the_way_there() {
     // ud2, with no interrupt table.
     everywhere(&long_mode(&[0x0f, 0x0b]), |record| match &record.end {

@@ -9,7 +9,7 @@
 
 use vmmu::addr::{Gpa, Gva};
 use vmmu::paging::{Cr0, Cr4, Rflags};
-use vmmu::walk::{AccessKind, PageFaultCode, Privilege, Walk, WalkFailure};
+use vmmu::walk::{AccessKind, PageFaultCode, Privilege, WalkFailure};
 use vmmu_cpu::{Access as MmuAccess, Hpa, Kind, Privilege as Rank, Va};
 use vmmu_emu::system::features::Features;
 use vmmu_emu::system::{control, msr};
@@ -22,6 +22,7 @@ use crate::check::{GuestFault, Observer};
 use crate::devices::{Effect, Time};
 use crate::vmm::fault::Attempt;
 use crate::vmm::runner::Runner;
+use crate::vmm::walk::Walked;
 
 /// The vector of a page fault.
 const PAGE_FAULT: u8 = 14;
@@ -472,6 +473,3 @@ impl<O: Observer> Cpu for Emulator<'_, '_, O> {
         Err(Exception::UNDEFINED.into())
     }
 }
-
-/// What a walk gave, or why it gave nothing.
-pub(super) type Walked = Result<Result<Walk, WalkFailure>, vmmu::Error>;

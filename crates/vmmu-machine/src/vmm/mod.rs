@@ -5,6 +5,7 @@
 //! | one virtual processor: events, entries, exits | [`runner`] |
 //! | faults, and what the library answers | `fault` |
 //! | one instruction in the guest's name | `emulate` |
+//! | the guest's tables, walked by the hypervisor | `walk` |
 //! | registers in force | `paging` |
 //! | frames taken back | [`reclaim`] |
 //! | the library's embedder | [`host`], [`guest`] |
@@ -27,6 +28,7 @@ mod paging;
 pub mod reclaim;
 pub mod report;
 pub mod runner;
+mod walk;
 
 use core::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -9,10 +9,7 @@
 use vmmu::addr::{Gpa, Gva};
 use vmmu::host::VcpuId;
 use vmmu::paging::PagingState;
-use vmmu::walk::{
-    Access as GuestAccess, AccessKind, CasOutcome, Gpte, GpteError, GpteMemory, GpteWidth,
-    Privilege, Walk, WalkFailure, Walker,
-};
+use vmmu::walk::Walker;
 use vmmu::{AddressSpace, Strictness, TlbFlush, Vcpu};
 use vmmu_cpu::Flush;
 use vmmu_emu::system::event::{Event, Merged, merge};
@@ -23,11 +20,9 @@ use crate::cpu::exit::{Exit, Pause};
 use crate::cpu::{Dimensions, Processor};
 use crate::devices::{Effect, Signals};
 use crate::machine::{Edge, Mark};
-use crate::memory::Memory;
 use crate::vmm::Vm;
-use crate::vmm::emulate::{Emulator, Follow, Trouble, Walked};
+use crate::vmm::emulate::{Emulator, Follow, Trouble};
 use crate::vmm::end::End;
-use crate::vmm::guest::GuestFrames;
 use crate::vmm::host::MachineHost;
 use crate::vmm::paging::{state_of, world};
 use crate::vmm::reclaim::take_back;
@@ -439,89 +434,5 @@ impl<'m, O: Observer> Runner<'m, O> {
             let base = state.segment(SegmentName::Cs).base;
             Gva::new(base.wrapping_add(state.rip()) & 0xffff_ffff)
         }
-    }
-
-    /// Translates as the guest's own tables say.
-    pub(super) fn translate(&mut self, gva: Gva, kind: AccessKind, privilege: Privilege) -> Walked {
-        if self.vm.dimensions == Dimensions::Shadow {
-            return self.vcpu.translate(gva, kind, privilege);
-        }
-        self.walker
-            .set_state(state_of(self.processor.state(), &self.vm.shape));
-        let tables = self.tables();
-        let mut walk = Walk::new();
-        let walked = self
-            .walker
-            .probe(&tables, gva, GuestAccess::new(kind, privilege), &mut walk);
-        Ok(walked.map(|()| walk))
-    }
-}
-
-impl<'m, O: Observer> Runner<'m, O> {
-    /// Translates for an access that happens: sets accessed and dirty bits.
-    pub(super) fn touch(
-        &mut self,
-        gva: Gva,
-        kind: AccessKind,
-        privilege: Privilege,
-    ) -> Result<Walk, WalkFailure> {
-        self.walker
-            .set_state(state_of(self.processor.state(), &self.vm.shape));
-        self.walker
-            .walk(&self.tables(), gva, GuestAccess::new(kind, privilege))
-    }
-
-    fn tables(&self) -> Tables<'m, O> {
-        Tables {
-            guest: &self.vm.guest,
-            memory: &self.vm.memory,
-            observer: &self.vm.observer,
-        }
-    }
-}
-
-/// Guest tables as the hypervisor reaches them for itself.
-struct Tables<'m, O> {
-    guest: &'m GuestFrames,
-    memory: &'m Memory,
-    observer: &'m O,
-}
-
-impl<O: Observer> GpteMemory for Tables<'_, O> {
-    fn read(&self, at: Gpa, width: GpteWidth) -> Result<Gpte, GpteError> {
-        let _settled = self.guest.settle();
-        let hpa = self.guest.hpa(at).ok_or(GpteError::Missing)?;
-        Ok(Gpte::new(match width {
-            GpteWidth::Bytes8 => self.memory.load(hpa),
-            GpteWidth::Bytes4 => u64::from(self.memory.load::<u32>(hpa)),
-        }))
-    }
-
-    fn compare_exchange(
-        &self,
-        at: Gpa,
-        width: GpteWidth,
-        current: Gpte,
-        new: Gpte,
-    ) -> Result<CasOutcome, GpteError> {
-        // The frame stays, and whoever moves it later moves the marks along.
-        let _settled = self.guest.settle();
-        let hpa = self.guest.hpa(at).ok_or(GpteError::Missing)?;
-        let (current, new) = (current.raw(), new.raw());
-        let found = match width {
-            GpteWidth::Bytes8 => {
-                let exchange = || self.memory.exchange_if(hpa, current, new);
-                self.observer.store(hpa, 8, exchange)
-            }
-            GpteWidth::Bytes4 => {
-                let exchange = || self.memory.exchange_if(hpa, current as u32, new as u32);
-                u64::from(self.observer.store(hpa, 4, exchange))
-            }
-        };
-        Ok(if found == current {
-            CasOutcome::Done
-        } else {
-            CasOutcome::Lost
-        })
     }
 }
