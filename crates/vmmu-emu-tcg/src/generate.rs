@@ -37,8 +37,8 @@ const FEATURES: [CpuidFeature; 14] = [
     CpuidFeature::CLFSH,
 ];
 
-/// Instructions that have sequences of their own, or that say something else on each processor.
-const APART: [Mnemonic; 50] = [
+/// Instructions that have sequences of their own, or that say something else on each processor. (SGDT and SIDT across pages are two stores in QEMU.)
+const APART: [Mnemonic; 52] = [
     Mnemonic::Hlt,
     Mnemonic::Cpuid,
     Mnemonic::Rdtsc,
@@ -50,6 +50,8 @@ const APART: [Mnemonic; 50] = [
     Mnemonic::Outsb,
     Mnemonic::Outsw,
     Mnemonic::Outsd,
+    Mnemonic::Sgdt,
+    Mnemonic::Sidt,
     Mnemonic::Lgdt,
     Mnemonic::Lidt,
     Mnemonic::Lldt,

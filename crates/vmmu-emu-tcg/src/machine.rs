@@ -2,7 +2,7 @@
 //!
 //! Key type: [`Machine`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use iced_x86::{Code, Decoder, DecoderOptions};
@@ -13,7 +13,7 @@ use vmmu_emu::{
     Invalidation, LONGEST, Mode, Op, State, Stop, Word, decode, raise,
 };
 
-use crate::layout::{ALIAS, CODE, EXIT_PORT, MEMORY, PAGE, ROM};
+use crate::layout::{ALIAS, CODE, CURRENT, EXIT_PORT, MEMORY, PAGE, ROM};
 
 /// Where the ROM begins.
 const ROM_BASE: u64 = 0x1_0000_0000 - ROM;
@@ -41,6 +41,8 @@ pub(crate) struct Machine {
     finished: bool,
     /// How often each instruction of the programs was executed.
     pub(crate) executed: BTreeMap<u16, u64>,
+    /// Programs that a processor would not come back from: they halt it.
+    pub(crate) halted: BTreeSet<u64>,
     /// All instructions, the monitor's included.
     pub(crate) instructions: u64,
 }
@@ -72,6 +74,7 @@ impl Machine {
             rom,
             finished: false,
             executed: BTreeMap::new(),
+            halted: BTreeSet::new(),
             instructions: 0,
         }
     }
@@ -344,6 +347,9 @@ impl Cpu for Machine {
         Ok(0)
     }
     fn halt(&mut self) -> Result<(), Stop> {
+        let mut current = [0; 8];
+        self.read(CURRENT, &mut current);
+        self.halted.insert(u64::from_le_bytes(current));
         Ok(())
     }
     fn hypercall(&mut self) -> Result<(), Stop> {

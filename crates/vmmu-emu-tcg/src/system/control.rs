@@ -1,286 +1,13 @@
-//! Prepared sequences: what a kernel does with segments, gates, control registers and page tables, done well and done wrong.
-//!
-//! Key function: [`fill`].
+//! Control, debug and model-specific registers, descriptor and page tables, flags, ports.
 
 use iced_x86::{Code, Instruction, Register};
 
-use crate::layout::{ALIAS, DATA, DEMAND, END_VECTOR, PAGE, READ_ONLY, SUPERVISOR, WINDOW_TABLE};
+use super::{made, scratch, selector};
+use crate::layout::{DATA, DEMAND, PAGE, READ_ONLY, SUPERVISOR, WINDOW_TABLE};
 use crate::slot::Slot;
-use crate::world::GDT_BYTES;
-
-/// A sequence; it returns the instruction that it is about.
-type Sequence = fn(&mut Slot<'_>) -> Code;
-
-const SEQUENCES: [Sequence; 24] = [
-    segment,
-    pop_segment,
-    far_pointer,
-    far_branch,
-    far_branch,
-    far_return,
-    interrupt_return,
-    interrupt_return,
-    interrupt_return,
-    interrupt,
-    interrupt,
-    interrupt,
-    system_call,
-    control_0,
-    control_4,
-    control_other,
-    model_specific,
-    probe,
-    tables,
-    page_entry,
-    page_entry,
-    flags,
-    single_step,
-    ports,
-];
-
-/// Fills a slot with one.
-pub(crate) fn fill(slot: &mut Slot<'_>) -> Code {
-    let sequence = SEQUENCES[slot.rng.usize(..SEQUENCES.len())];
-    sequence(slot)
-}
-
-/// Picks any selector.
-fn selector(slot: &mut Slot<'_>) -> u64 {
-    let rng = &mut *slot.rng;
-    let level = if rng.bool() {
-        rng.u64(..4)
-    } else if slot.kind.is_kernel() {
-        0
-    } else {
-        3
-    };
-    match rng.u8(..) {
-        // QEMU keeps the level of a null selector where a return makes it 0.
-        0..20 => 0,
-        20..50 => (rng.u64(..7) * 8) | 4 | level,
-        _ => (rng.u64(1..GDT_BYTES / 8 + 2) * 8) | level,
-    }
-}
-
-/// Picks a code selector: one that works without changing the width of the code, or one that does not work.
-fn code_selector(slot: &mut Slot<'_>) -> u64 {
-    const WRONG: [u64; 12] = [
-        0, 0x10, 0x23, 0x30, 0x40, 0x6b, 0x83, 0xe0, 0x7fb, 0x13, 0x78, 0xe9,
-    ];
-    let same: &[u64] = if slot.bits() == 64 {
-        &[0x08, 0x2b, 0x60, 0x8b, 0xfb, 0x110, 0x17, 0x63]
-    } else {
-        &[0x50, 0x1b, 0x0f, 0x103, 0x53]
-    };
-    let rng = &mut *slot.rng;
-    if rng.u8(..) < 80 {
-        // The last is 64-bit code of level 1, and works.
-        let count = if slot.kind.bits() == 64 { 12 } else { 11 };
-        WRONG[rng.usize(..count)]
-    } else {
-        same[rng.usize(..same.len())]
-    }
-}
-
-/// Returns the next slot's address as code of a selector's level sees it.
-fn landing(slot: &Slot<'_>, selector: u64) -> u64 {
-    if selector & 3 == 3 {
-        slot.next() & !ALIAS
-    } else {
-        slot.next() | ALIAS
-    }
-}
-
-/// Returns a place in writable data.
-fn scratch(slot: &mut Slot<'_>) -> u64 {
-    slot.kind.view(DATA) + slot.rng.u64(..0x1f0) * 8
-}
-
-/// Picks a selector for DS, ES or SS of 32-bit code: one that works is flat and writable, since QEMU checks neither limits nor types when it accesses
-/// memory (see `deviation`).
-fn flat_selector(slot: &mut Slot<'_>) -> u64 {
-    const WRONG: [u64; 9] = [0x08, 0x30, 0x40, 0x7b, 0x8b, 0xa3, 0x7fb, 0xe1, 0x70];
-    const KERNEL: [u64; 4] = [0x10, 0x23, 0x108, 0x0c];
-    const USER: [u64; 4] = [0x23, 0x20, 0xf3, 0x0f];
-    let rng = &mut *slot.rng;
-    if rng.bool() {
-        WRONG[rng.usize(..WRONG.len())]
-    } else if slot.kind.is_kernel() {
-        KERNEL[rng.usize(..4)]
-    } else {
-        USER[rng.usize(..4)]
-    }
-}
-
-fn segment(slot: &mut Slot<'_>) -> Code {
-    let names = [
-        Register::DS,
-        Register::ES,
-        Register::SS,
-        Register::FS,
-        Register::GS,
-    ];
-    let n = slot.rng.usize(..5);
-    let to = names[n];
-    let value = if slot.bits() == 64 || n > 2 {
-        selector(slot)
-    } else {
-        flat_selector(slot)
-    };
-    slot.load(Register::RAX, value);
-    slot.add(made(Instruction::with2(
-        Code::Mov_Sreg_r32m16,
-        to,
-        Register::EAX,
-    )));
-    Code::Mov_Sreg_r32m16
-}
-
-/// Unwraps an instruction that was made of fitting operands.
-fn made(instruction: Result<Instruction, iced_x86::IcedError>) -> Instruction {
-    instruction.expect("operands that fit the code")
-}
-
-fn pop_segment(slot: &mut Slot<'_>) -> Code {
-    let value = if slot.bits() == 64 {
-        selector(slot)
-    } else {
-        flat_selector(slot)
-    };
-    slot.fresh_stack();
-    slot.push(value);
-    let fs = slot.rng.bool();
-    let code = match (slot.bits(), fs) {
-        (64, true) => Code::Popq_FS,
-        (64, false) => Code::Popq_GS,
-        (_, true) => Code::Popd_DS,
-        (_, false) => Code::Popd_SS,
-    };
-    let to = match code {
-        Code::Popq_FS => Register::FS,
-        Code::Popq_GS => Register::GS,
-        Code::Popd_DS => Register::DS,
-        _ => Register::SS,
-    };
-    slot.add(made(Instruction::with1(code, to)));
-    code
-}
-
-/// Stores a far pointer of 32 bits; returns where.
-fn store_pointer(slot: &mut Slot<'_>, selector: u64, offset: u64) -> u64 {
-    let at = scratch(slot);
-    slot.store(at, offset as u32);
-    slot.store(at + 4, selector as u32);
-    at
-}
-
-fn far_pointer(slot: &mut Slot<'_>) -> Code {
-    let value = if slot.bits() == 64 {
-        selector(slot)
-    } else {
-        flat_selector(slot)
-    };
-    let at = store_pointer(slot, value, 0x1234_5678);
-    let code = [
-        Code::Lss_r32_m1632,
-        Code::Lfs_r32_m1632,
-        Code::Lgs_r32_m1632,
-    ][slot.rng.usize(..3)];
-    let memory = slot.memory(at);
-    slot.add(made(Instruction::with2(code, Register::EBX, memory)));
-    code
-}
-
-/// JMP and CALL to code, through gates, to tasks.
-fn far_branch(slot: &mut Slot<'_>) -> Code {
-    let value = match slot.rng.u8(..) {
-        0..90 => [0xa3, 0xa0, 0xb3, 0xc3, 0xc0, 0xd3][slot.rng.usize(..6)],
-        _ => code_selector(slot),
-    };
-    slot.fresh_stack();
-    let target = landing(slot, if slot.kind.is_kernel() { 0 } else { 3 });
-    let at = store_pointer(slot, value, target);
-    let code = if slot.rng.bool() {
-        Code::Call_m1632
-    } else {
-        Code::Jmp_m1632
-    };
-    let memory = slot.memory(at);
-    slot.add(made(Instruction::with1(code, memory)));
-    code
-}
-
-fn far_return(slot: &mut Slot<'_>) -> Code {
-    let value = code_selector(slot);
-    let stack = selector(slot);
-    slot.fresh_stack();
-    if value & 3 == 3 {
-        slot.push(stack);
-        slot.push(0x1_8c00);
-    }
-    slot.push(value);
-    let target = landing(slot, value);
-    slot.push(target);
-    let code = slot.by_width(Code::Retfq, Code::Retfd);
-    slot.plain(code);
-    code
-}
-
-fn interrupt_return(slot: &mut Slot<'_>) -> Code {
-    let value = code_selector(slot);
-    let stack = match slot.rng.u8(..) {
-        0..60 => selector(slot),
-        _ if value & 3 == 3 => 0x23,
-        _ => 0x10,
-    };
-    let flags = slot.rng.u64(..) & 0x25_7ed5 | u64::from(slot.rng.u8(..40) == 0) << 16;
-    slot.fresh_stack();
-    if slot.bits() == 64 || value & 3 == 3 {
-        slot.push(stack);
-        let pointer = if value & 3 == 3 { 0x1_8c00 } else { 0x3_8c00 };
-        slot.push(pointer);
-    }
-    slot.push(flags);
-    slot.push(value);
-    let target = landing(slot, value);
-    slot.push(target);
-    let code = slot.by_width(Code::Iretq, Code::Iretd);
-    slot.plain(code);
-    code
-}
-
-fn interrupt(slot: &mut Slot<'_>) -> Code {
-    slot.fresh_stack();
-    let vector = match slot.rng.u8(..) {
-        0..10 => 3,
-        10..20 => 4,
-        20..30 => 0x41,
-        30..40 => 0x20 + slot.rng.u8(..END_VECTOR - 0x20),
-        _ => 0x30 + slot.rng.u8(..16),
-    };
-    slot.add(made(Instruction::with1(Code::Int_imm8, u32::from(vector))));
-    Code::Int_imm8
-}
-
-fn system_call(slot: &mut Slot<'_>) -> Code {
-    let choice = if slot.kind.is_kernel() {
-        slot.rng.u8(..12)
-    } else {
-        slot.rng.u8(..4)
-    };
-    let code = match choice {
-        0 | 1 => Code::Syscall,
-        2 => Code::Sysenter,
-        3 => Code::Sysexitd,
-        _ if slot.bits() == 64 => Code::Swapgs,
-        _ => Code::Clts,
-    };
-    slot.plain(code);
-    code
-}
 
 /// Changes bits of CR0 that do no harm. QEMU takes the combinations that are refused (AMD APM vol. 2, section 3.1.1).
-fn control_0(slot: &mut Slot<'_>) -> Code {
+pub(super) fn control_0(slot: &mut Slot<'_>) -> Code {
     let bits = [
         1 << 16,
         1 << 18,
@@ -305,7 +32,7 @@ fn control_0(slot: &mut Slot<'_>) -> Code {
     to
 }
 
-fn control_4(slot: &mut Slot<'_>) -> Code {
+pub(super) fn control_4(slot: &mut Slot<'_>) -> Code {
     let bits = [2, 3, 4, 7, 8, 9, 10, 11, 16, 20, 21];
     let change = 1u32 << bits[slot.rng.usize(..bits.len())];
     let from = slot.by_width(Code::Mov_r64_cr, Code::Mov_r32_cr);
@@ -322,7 +49,7 @@ fn control_4(slot: &mut Slot<'_>) -> Code {
 }
 
 /// CR2, CR3, CR8, debug registers, and the short ways to CR0.
-fn control_other(slot: &mut Slot<'_>) -> Code {
+pub(super) fn control_other(slot: &mut Slot<'_>) -> Code {
     let from = slot.by_width(Code::Mov_r64_cr, Code::Mov_r32_cr);
     let to = slot.by_width(Code::Mov_cr_r64, Code::Mov_cr_r32);
     let from_debug = slot.by_width(Code::Mov_r64_dr, Code::Mov_r32_dr);
@@ -390,7 +117,7 @@ fn control_other(slot: &mut Slot<'_>) -> Code {
     }
 }
 
-fn model_specific(slot: &mut Slot<'_>) -> Code {
+pub(super) fn model_specific(slot: &mut Slot<'_>) -> Code {
     let numbers = [
         0xc000_0080u32,
         0xc000_0081,
@@ -421,7 +148,7 @@ fn model_specific(slot: &mut Slot<'_>) -> Code {
 }
 
 /// LAR, LSL, VERR, VERW, ARPL, and loading LDTR and TR.
-fn probe(slot: &mut Slot<'_>) -> Code {
+pub(super) fn probe(slot: &mut Slot<'_>) -> Code {
     let choice = slot.rng.u8(..8);
     let value = match selector(slot) {
         // QEMU takes a null task, and dies of it.
@@ -451,7 +178,7 @@ fn probe(slot: &mut Slot<'_>) -> Code {
 }
 
 /// Stores a descriptor-table register, and loads it with another limit.
-fn tables(slot: &mut Slot<'_>) -> Code {
+pub(super) fn tables(slot: &mut Slot<'_>) -> Code {
     let at = scratch(slot);
     let memory = slot.memory(at);
     let interrupts = slot.rng.bool();
@@ -480,7 +207,7 @@ fn tables(slot: &mut Slot<'_>) -> Code {
 }
 
 /// Changes a page's entry and invalidates it.
-fn page_entry(slot: &mut Slot<'_>) -> Code {
+pub(super) fn page_entry(slot: &mut Slot<'_>) -> Code {
     let pages = [DATA, DATA + PAGE, READ_ONLY, DEMAND, SUPERVISOR];
     let page = slot.kind.view(pages[slot.rng.usize(..pages.len())]);
     let entry = WINDOW_TABLE + page / PAGE * 8;
@@ -508,7 +235,7 @@ fn page_entry(slot: &mut Slot<'_>) -> Code {
     Code::Invlpg_m
 }
 
-fn flags(slot: &mut Slot<'_>) -> Code {
+pub(super) fn flags(slot: &mut Slot<'_>) -> Code {
     slot.fresh_stack();
     let value = slot.rng.u64(..) & 0x27_7ed7;
     slot.push(value);
@@ -521,7 +248,7 @@ fn flags(slot: &mut Slot<'_>) -> Code {
 }
 
 /// Sets TF for a few instructions.
-fn single_step(slot: &mut Slot<'_>) -> Code {
+pub(super) fn single_step(slot: &mut Slot<'_>) -> Code {
     slot.fresh_stack();
     slot.push(0x302);
     let pop = slot.by_width(Code::Popfq, Code::Popfd);
@@ -549,7 +276,7 @@ fn single_step(slot: &mut Slot<'_>) -> Code {
 }
 
 /// Ports that no device has, aligned, through the bitmap.
-fn ports(slot: &mut Slot<'_>) -> Code {
+pub(super) fn ports(slot: &mut Slot<'_>) -> Code {
     let port = if slot.rng.bool() {
         0xe0 + slot.rng.u64(..4) * 4
     } else {
