@@ -100,15 +100,15 @@ pub fn decode(
     rip: u64,
     registers: &impl RegisterFile,
 ) -> Option<Instruction> {
-    match recognise(bytes as u32, size, registers) {
+    match recognise(bytes as u64, size, registers) {
         None => decode_any(&bytes.to_le_bytes()[..LONGEST], size, rip, registers),
         known => known,
     }
 }
 
-/// Recognises the frequent instructions by their first four bytes.
+/// Recognises the frequent instructions by their first bytes.
 #[inline(always)]
-fn recognise(mut word: u32, size: CodeSize, registers: &impl RegisterFile) -> Option<Instruction> {
+fn recognise(mut word: u64, size: CodeSize, registers: &impl RegisterFile) -> Option<Instruction> {
     let long = size == CodeSize::Bits64;
     let (mut rex, mut prefixes) = (0, 0);
     if long && word & 0xf0 == 0x40 {
@@ -136,9 +136,9 @@ fn recognise(mut word: u32, size: CodeSize, registers: &impl RegisterFile) -> Op
         // The processor ignores the mode bits of MOV CRn.
         0x22 => (Operation::MovToControl(ControlRegister(reg), Gpr(rm)), 3),
         0x20 => (Operation::MovFromControl(ControlRegister(reg), Gpr(rm)), 3),
-        // INVLPG of a plain register: no SIB byte, no displacement, no stack segment.
-        0x01 if long && mode == 0 && modrm >> 3 & 7 == 7 && rm & 7 != 4 && rm & 7 != 5 => {
-            (Operation::Invlpg(Gva::new(registers.general(Gpr(rm)))), 3)
+        0x01 if long && modrm >> 3 & 7 == 7 && rex & 2 == 0 => {
+            let (gva, length) = recognise_address(mode, rm, word >> 24, registers)?;
+            (Operation::Invlpg(gva), 3 + length)
         }
         _ => return None,
     };
@@ -146,6 +146,32 @@ fn recognise(mut word: u32, size: CodeSize, registers: &impl RegisterFile) -> Op
         operation,
         length: prefixes + length,
     })
+}
+
+/// Recognises an address that is a register, or one with 8 bits of displacement, as compilers make them; returns how many bytes follow ModRM.
+/// R12 and RSP take a SIB byte for it, R13 and RBP a displacement.
+#[inline(always)]
+fn recognise_address(
+    mode: u8,
+    rm: u8,
+    rest: u64,
+    registers: &impl RegisterFile,
+) -> Option<(Gva, u8)> {
+    const NO_INDEX: u8 = 0x24;
+    let (rest, sib) = match rm & 7 {
+        4 if rest as u8 == NO_INDEX => (rest >> 8, 1),
+        4 => return None,
+        _ => (rest, 0),
+    };
+    let base = registers.general(Gpr(rm));
+    match mode {
+        0 if rm & 7 != 5 => Some((Gva::new(base), sib)),
+        1 => Some((
+            Gva::new(base.wrapping_add_signed(i64::from(rest as i8))),
+            sib + 1,
+        )),
+        _ => None,
+    }
 }
 
 /// Decodes any instruction; `None` if the bytes are no complete one.
@@ -317,13 +343,33 @@ mod instructions_are_recognised {
             &[0x44, 0x0f, 0x20, 0xc1],
             &[0x0f, 0x22, 0xe7],
             &[0x41, 0x0f, 0x01, 0x3a],
+            &[0x0f, 0x01, 0x3c, 0x24],
+            &[0x41, 0x0f, 0x01, 0x3c, 0x24],
+            &[0x41, 0x0f, 0x01, 0x7d, 0x00],
+            &[0x0f, 0x01, 0x7d, 0xf8],
+            &[0x0f, 0x01, 0x7b, 0x10],
+            &[0x41, 0x0f, 0x01, 0x7c, 0x24, 0x80],
             &[0x0f, 0x32],
         ] {
-            let mut word = [0x90; 4];
+            let mut word = [0x90; 8];
             word[..bytes.len()].copy_from_slice(bytes);
-            let fast = recognise(u32::from_le_bytes(word), CodeSize::Bits64, &Numbered);
-            assert!(fast.is_some());
+            let fast = recognise(u64::from_le_bytes(word), CodeSize::Bits64, &Numbered);
+            assert!(fast.is_some(), "{bytes:x?}");
             assert_eq!(fast, decode_any(bytes, CodeSize::Bits64, 0, &Numbered));
+        }
+    }
+
+    #[test]
+    fn and_what_is_more_is_left_to_the_decoder() {
+        for bytes in [
+            &[0x0f, 0x01, 0x3d, 0x10, 0, 0, 0, 0x90][..],
+            &[0x0f, 0x01, 0x3c, 0x4b, 0x90, 0x90, 0x90, 0x90],
+            &[0x42, 0x0f, 0x01, 0x3c, 0x24, 0x90, 0x90, 0x90],
+            &[0x0f, 0x01, 0xbb, 0x10, 0, 0, 0, 0x90],
+            &[0x0f, 0x01, 0xfb, 0x90, 0x90, 0x90, 0x90, 0x90],
+        ] {
+            let word = u64::from_le_bytes(bytes.try_into().unwrap());
+            assert_eq!(recognise(word, CodeSize::Bits64, &Numbered), None);
         }
     }
 

@@ -272,6 +272,13 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         if !gpte.has(Gpte::ACCESSED) && !mutant!(KeepUnaccessed) {
             return Verdict::Remove;
         }
+        // What most changes are: another page.
+        if level == Level::L1
+            && page.record_at(slot, Level::L1) != Record::Leaf(gpte.frame())
+            && !mutant!(KeepFrame)
+        {
+            return Verdict::Remove;
+        }
         match (
             page.record_at(slot, level),
             decoder.decode(level, gpte, role.rights()),

@@ -15,12 +15,13 @@ use crate::frames::{Missing, Region, Stripe};
 use crate::host::{BackedFrame, Host, Need};
 use crate::invalidate::Snapshot;
 use crate::mmu::Call;
-use crate::page::{Page, PageId, Record, SpteRef};
+use crate::page::{Page, PageId, Record, SpteRef, TableState};
 use crate::rmap::Nodes;
 use crate::role::Role;
 use crate::slots::{SlotFlags, SlotView};
 use crate::spte::{Narrowing, Spte};
 use crate::stats::{Event, Observer};
+use crate::sync::Guard;
 use crate::walk::{Decoder, Gpte, GpteWidth};
 
 /// Entries installed under one table lock.
@@ -84,16 +85,16 @@ struct Ground {
 }
 
 /// Entries that are installed under one table lock.
-struct Batch<const N: usize> {
-    guesses: [Guess; N],
+struct Batch {
+    guesses: [Guess; BATCH],
     len: usize,
-    snapshots: [Snapshot; N],
+    snapshots: [Snapshot; BATCH],
     grounds: usize,
     /// Where the last guess lies.
     ground: Option<Ground>,
 }
 
-impl<const N: usize> Batch<N> {
+impl Batch {
     fn new() -> Self {
         let none = Guess {
             index: Index::truncate(0),
@@ -102,9 +103,9 @@ impl<const N: usize> Batch<N> {
             spte: Spte::new(0),
         };
         Self {
-            guesses: [none; N],
+            guesses: [none; BATCH],
             len: 0,
-            snapshots: [Snapshot::NONE; N],
+            snapshots: [Snapshot::NONE; BATCH],
             grounds: 0,
             ground: None,
         }
@@ -120,7 +121,7 @@ impl<const N: usize> Batch<N> {
 
     #[inline(always)]
     fn push(&mut self, guess: Guess) {
-        self.guesses[self.len % N] = guess;
+        self.guesses[self.len % BATCH] = guess;
         self.len += 1;
     }
 }
@@ -154,7 +155,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         let Some(filled) = self.filled(id, Existing::Stays) else {
             return;
         };
-        let mut batch = Batch::<BATCH>::new();
+        let mut batch = Batch::new();
         loop {
             batch.clear();
             while batch.len < BATCH
@@ -204,12 +205,48 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         if self.mmu.config.prefetch == 0 {
             return;
         }
-        if let Some(filled) = self.filled(id, Existing::MayGainWrite) {
-            let mut batch = Batch::<1>::new();
-            if self.guess(&filled, decoder, index, &mut batch) {
-                let _ = self.install_provided(&filled, &batch);
+        let Some(filled) = self.filled(id, Existing::MayGainWrite) else {
+            return;
+        };
+        let Some(gpte) = self.candidate(&filled, decoder, index) else {
+            return;
+        };
+        if let Some(ground) = self.ground(&filled, gpte.frame())
+            && let Some(spte) = self.appraise(&filled, &ground, gpte)
+        {
+            let guess = Guess {
+                index,
+                ground: 0,
+                gpte,
+                spte,
+            };
+            // What it lacks is allocated once.
+            if let Err(Refused::Missing(missing)) = self.install_one(&filled, &guess, &ground)
+                && self.provide(missing).is_ok()
+            {
+                let _ = self.install_one(&filled, &guess, &ground);
             }
         }
+    }
+
+    /// Installs one guess.
+    #[inline(always)]
+    fn install_one(
+        &self,
+        filled: &Filled<'_>,
+        guess: &Guess,
+        ground: &Ground,
+    ) -> Result<(), Refused> {
+        let mut state = self.lock_filled(filled)?;
+        let mut stripe = self.lock_ground(guess.gpte.frame(), ground.snapshot)?;
+        let copy = state.copy.as_deref_mut();
+        self.install_group(
+            filled,
+            &mut stripe,
+            core::slice::from_ref(guess),
+            copy,
+            &mut 0,
+        )
     }
 
     /// Installs what the guest maps by slots whose entries a sync has removed, and has used before. No lock is held.
@@ -229,50 +266,53 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         self.fill(id, decoder, behind.into_iter(), Miss::GoOn);
     }
 
+    /// Reads the guest's entry of a slot, if it is one to install.
+    #[inline(always)]
+    fn candidate(&self, filled: &Filled<'_>, decoder: &Decoder, index: Index) -> Option<Gpte> {
+        let gpte = self.read_slot(filled.table, index)?;
+        let is_used = gpte.has(Gpte::ACCESSED) || mutant!(PrefetchUnaccessed);
+        (is_used && decoder.is_valid(Level::L1, gpte)).then_some(gpte)
+    }
+
+    /// Works out the entry for a guest entry whose frame lies on `ground`.
+    #[inline(always)]
+    fn appraise(&self, filled: &Filled<'_>, ground: &Ground, gpte: Gpte) -> Option<Spte> {
+        let backed = ground.slot.backed(gpte.frame());
+        let host = self.mmu.host.look_up(backed, Need::Read).ok()?;
+        let is_dirty = gpte.has(Gpte::DIRTY) || mutant!(WriteBeforeDirty);
+        let spte = filled.narrowing.leaf(host.pfn, gpte);
+        Some(if is_dirty && host.writable && !ground.withheld {
+            spte
+        } else {
+            spte.without(Spte::WRITE)
+        })
+    }
+
     /// Puts the entry of a slot into the batch, if it is a candidate; tells whether it is.
     #[inline(always)]
-    fn guess<const N: usize>(
+    fn guess(
         &self,
         filled: &Filled<'_>,
         decoder: &Decoder,
         index: Index,
-        batch: &mut Batch<N>,
+        batch: &mut Batch,
     ) -> bool {
-        let Some(gpte) = self.read_slot(filled.table, index) else {
+        let Some(gpte) = self.candidate(filled, decoder, index) else {
             return false;
         };
-        let is_candidate = gpte.has(Gpte::ACCESSED) || mutant!(PrefetchUnaccessed);
-        let old = Spte::new(self.mmu.host.load(filled.own, index));
-        if !is_candidate
-            || !decoder.is_valid(Level::L1, gpte)
-            || (old.is_present() && filled.existing == Existing::Stays)
-        {
-            return false;
-        }
         let gfn = gpte.frame();
         if !batch.ground.as_ref().is_some_and(|g| g.holds(gfn)) {
-            self.ground(filled, gfn, batch);
+            batch.ground = self.ground(filled, gfn);
         }
         let Some(ground) = batch.ground.as_mut() else {
             return false;
         };
-        let backed = ground.slot.backed(gfn);
-        let Ok(host) = self.mmu.host.look_up(backed, Need::Read) else {
+        let Some(spte) = self.appraise(filled, ground, gpte) else {
             return false;
         };
-        let is_dirty = gpte.has(Gpte::DIRTY) || mutant!(WriteBeforeDirty);
-        let spte = filled.narrowing.leaf(host.pfn, gpte);
-        let spte = if is_dirty && host.writable && !ground.withheld {
-            spte
-        } else {
-            spte.without(Spte::WRITE)
-        };
-        if !is_open(filled, old, spte) {
-            return false;
-        }
         if ground.number == UNNUMBERED {
             ground.number = batch.grounds as u8;
-            batch.snapshots[batch.grounds % N] = ground.snapshot;
+            batch.snapshots[batch.grounds % BATCH] = ground.snapshot;
             batch.grounds += 1;
         }
         let ground = ground.number;
@@ -287,27 +327,50 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
 
     /// Finds what a frame has in common with its neighbours.
     #[inline(always)]
-    fn ground<const N: usize>(&self, filled: &Filled<'_>, gfn: Gfn, batch: &mut Batch<N>) {
+    fn ground(&self, filled: &Filled<'_>, gfn: Gfn) -> Option<Ground> {
         // The snapshot comes before everything that it covers: the slot, and the host frames.
         let snapshot = self.mmu.shards.snapshot(gfn, Level::L1, &self.mmu.slots);
         let slot = if mutant!(PrefetchBeyondSlot) {
             self.slot(filled.role.space(), filled.page.gfn())
         } else {
             self.slot(filled.role.space(), gfn)
-        };
+        }?;
         let watched = SlotFlags::READ_ONLY | SlotFlags::LOG_DIRTY;
-        batch.ground = slot.map(|slot| Ground {
+        Some(Ground {
             region: gfn.align_down(Level::L2),
             slot,
             withheld: watched.intersects(slot.flags) && !mutant!(PrefetchIgnoresSlot),
             snapshot,
             number: UNNUMBERED,
-        });
+        })
+    }
+
+    /// Takes the table lock of the page, if it may be filled.
+    #[inline(always)]
+    fn lock_filled<'f>(&'f self, filled: &Filled<'f>) -> Result<Guard<'f, TableState>, Refused> {
+        let state = filled.page.lock.lock(&self.locks);
+        // A slot that is removed takes the pages of its tables along, under their locks: as long as it has not, the table may be read.
+        if !filled.page.is_alive() || self.mmu.slots.generation() != filled.slots {
+            return Err(Refused::Stale);
+        }
+        Ok(state)
+    }
+
+    /// Takes the gfn lock of a frame, if nothing was invalidated since the snapshot: for as long as it is held nothing is.
+    #[inline(always)]
+    fn lock_ground(&self, gfn: Gfn, snapshot: Snapshot) -> Result<Guard<'_, Stripe>, Refused> {
+        let stripe = self.mmu.frames.lock(&self.locks, gfn);
+        if !self.mmu.shards.is_unchanged(gfn, Level::L1, snapshot)
+            || snapshot.slots != self.mmu.slots.generation()
+        {
+            return Err(Refused::Stale);
+        }
+        Ok(stripe)
     }
 
     /// Installs a batch, allocating what it lacks; tells whether going on makes sense.
     #[inline(always)]
-    fn install_provided<const N: usize>(&self, filled: &Filled<'_>, batch: &Batch<N>) -> bool {
+    fn install_provided(&self, filled: &Filled<'_>, batch: &Batch) -> bool {
         let mut done = 0;
         for _ in 0..=BATCH {
             match self.install_batch(filled, batch, &mut done) {
@@ -320,32 +383,21 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
     }
 
     /// Installs a batch, of which `done` entries are dealt with, under one table lock.
-    fn install_batch<const N: usize>(
+    fn install_batch(
         &self,
         filled: &Filled<'_>,
-        batch: &Batch<N>,
+        batch: &Batch,
         done: &mut usize,
     ) -> Result<(), Refused> {
-        let mut state = filled.page.lock.lock(&self.locks);
-        // A slot that is removed takes the pages of its tables along, under their locks: as long as it has not, the table may be read.
-        if !filled.page.is_alive() || self.mmu.slots.generation() != filled.slots {
-            return Err(Refused::Stale);
-        }
+        let mut state = self.lock_filled(filled)?;
         let mut copy = state.copy.as_deref_mut();
-        let guesses = &batch.guesses[..batch.len.min(N)];
+        let guesses = &batch.guesses[..batch.len.min(BATCH)];
         while let Some(first) = guesses.get(*done) {
             let rest = &guesses[*done..];
             let alike = rest.iter().take_while(|g| g.ground == first.ground);
             let group = &rest[..alike.count()];
-            let lock_of = first.gpte.frame();
-            let snapshot = batch.snapshots[usize::from(first.ground) % N];
-            let mut stripe = self.mmu.frames.lock(&self.locks, lock_of);
-            // Under the gfn lock, and for as long as it is held.
-            if !self.mmu.shards.is_unchanged(lock_of, Level::L1, snapshot)
-                || snapshot.slots != self.mmu.slots.generation()
-            {
-                return Err(Refused::Stale);
-            }
+            let snapshot = batch.snapshots[usize::from(first.ground) % BATCH];
+            let mut stripe = self.lock_ground(first.gpte.frame(), snapshot)?;
             self.install_group(filled, &mut stripe, group, copy.as_deref_mut(), done)?;
         }
         Ok(())

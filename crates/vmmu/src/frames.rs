@@ -254,7 +254,7 @@ impl Frames {
     }
 
     /// Takes the gfn lock of `gfn`.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn lock<'a>(&'a self, locks: &'a Locks, gfn: Gfn) -> Guard<'a, Stripe> {
         self.stripes[self.stripe(gfn)].lock(locks)
     }

@@ -332,7 +332,7 @@ impl Page {
     }
 
     /// As [`Page::set_record`], for a caller that knows the page's level.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn set_record_at(&self, slot: Index, level: Level, record: Record) {
         let packed = record.pack(level);
         self.record_low[slot.get()].store(packed as u32, Ordering::Relaxed);

@@ -101,7 +101,7 @@ impl Region {
     }
 
     /// Adds an SPTE to the reverse map of the 4 KiB gfn that it maps.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn add_small(
         &mut self,
         nodes: &mut Nodes,

@@ -12,7 +12,7 @@ use crate::debt::Debt;
 use crate::error::Error;
 use crate::host::Host;
 use crate::mmu::{Call, Mmu};
-use crate::page::{Flags, PageId};
+use crate::page::{Flags, Page, PageId};
 use crate::paging::{Efer, GuestFormat, PagingState};
 use crate::role::Role;
 use crate::shadow::Again;
@@ -43,6 +43,8 @@ pub(crate) struct Roots {
     loaded: bool,
     previous: [Option<Root>; PREVIOUS],
     next_previous: usize,
+    /// Where the last remembered root was found: guests switch to and fro, or round and round.
+    hint: usize,
 }
 
 impl Roots {
@@ -53,6 +55,7 @@ impl Roots {
             loaded: false,
             previous: [None; PREVIOUS],
             next_previous: 0,
+            hint: 0,
         }
     }
 
@@ -77,6 +80,23 @@ impl Roots {
     #[inline]
     pub(crate) fn loaded(&self) -> Option<PageId> {
         if self.loaded { self.referenced() } else { None }
+    }
+
+    /// Finds a remembered root, and notes its place.
+    #[inline]
+    fn find_previous(&mut self, fits: impl Fn(&Root) -> bool) -> Option<Root> {
+        for _ in 0..PREVIOUS {
+            if let Some(root) = &self.previous[self.hint]
+                && fits(root)
+            {
+                return Some(*root);
+            }
+            self.hint += 1;
+            if self.hint == PREVIOUS {
+                self.hint = 0;
+            }
+        }
+        None
     }
 
     /// Forgets that the root is loaded: it died.
@@ -106,6 +126,12 @@ fn root_role(state: &PagingState, space: AddressSpace) -> Role {
     }
 }
 
+/// Tells whether a page is alive and still a root's: an incarnation has one gfn and one role.
+#[inline]
+fn is_current(page: &Page, root: &Root) -> bool {
+    page.is_alive() && page.incarnation.load(Ordering::Relaxed) == root.incarnation
+}
+
 /// Returns gfn and role of the root that the vCPU's state asks for.
 #[inline]
 fn wanted(local: &VcpuLocal) -> (Gfn, Role) {
@@ -119,20 +145,19 @@ fn wanted(local: &VcpuLocal) -> (Gfn, Role) {
 }
 
 impl<H: Host, O: Observer> Mmu<H, O> {
-    /// Tells whether a root that a vCPU remembers is alive and still what it was: an incarnation has one gfn and one role.
+    /// Tells whether a root that a vCPU remembers is alive and still what it was.
     #[inline]
     fn is_current(&self, root: &Root) -> bool {
-        let page = self.pool.get(root.id);
-        page.is_alive() && page.incarnation.load(Ordering::Relaxed) == root.incarnation
+        is_current(self.pool.get(root.id), root)
     }
 
-    /// Tells whether an indirect root is as clean as a load of it promises, with nothing to do.
+    /// Tells whether an indirect root is alive and as clean as a load of it promises, with nothing to do.
     #[inline]
-    fn is_clean(&self, root: &Root) -> bool {
-        let page = self.pool.get(root.id);
+    fn is_clean(&self, page: &Page) -> bool {
         // The same loads as in `clean_root`, with the same partners.
         let epoch = self.epoch.load(Ordering::Acquire);
-        page.clean_at.load(Ordering::Acquire) == epoch && page.flags().contains(Flags::CLEAN)
+        page.clean_at.load(Ordering::Acquire) == epoch
+            && page.flags().contains(Flags::ALIVE | Flags::CLEAN)
     }
 }
 
@@ -154,16 +179,11 @@ impl<H: Host, O: Observer> Vcpu<'_, H, O> {
             return false;
         }
         let fits = |root: &Root| root.gfn == gfn && root.role == role;
-        // Needs no guard: the loaded root is referenced.
-        let is_loaded = match local.roots.root.filter(fits) {
-            Some(root) => mmu.pool.get(root.id).is_alive() && mmu.is_clean(&root),
-            None => self.switch_root(&mut local.roots, fits),
+        let is_done = match &local.roots.root {
+            // Needs no guard: the loaded root is referenced. Nor a look at the slots: whoever removes one zaps the pages of its tables.
+            Some(root) if fits(root) => mmu.is_clean(mmu.pool.get(root.id)),
+            _ => self.switch_root(&mut local.roots, fits),
         };
-        let slots = &mmu.slots;
-        let is_done = is_loaded
-            && slots
-                .find_near(&self.shared.hint, local.space, gfn)
-                .is_some();
         if is_done {
             self.shared.counters.add_alone(Event::RootCached, 1);
             mmu.observer.observe(Event::RootCached, None);
@@ -174,32 +194,26 @@ impl<H: Host, O: Observer> Vcpu<'_, H, O> {
     /// Switches to a remembered root that is clean; tells whether there is one.
     fn switch_root(&self, roots: &mut Roots, fits: impl Fn(&Root) -> bool) -> bool {
         let mmu = self.mmu;
-        let Some(place) = roots
-            .previous
-            .iter_mut()
-            .find(|place| place.as_ref().is_some_and(&fits))
-        else {
+        let Some(root) = roots.find_previous(fits) else {
             return false;
         };
-        let Some(root) = *place else { return false };
         let _guard = mmu.grace.enter_vcpu(self.id.0);
         let page = mmu.pool.get(root.id);
-        if !mmu.is_current(&root) || !mmu.is_clean(&root) {
+        if !mmu.is_clean(page) {
             return false;
         }
         // The reference before the look at its life: a page that dies later sees it.
         page.references.fetch_add(1, Ordering::AcqRel);
-        if !mmu.is_current(&root) {
+        if !is_current(page, &root) {
             page.references.fetch_sub(1, Ordering::AcqRel);
             return false;
         }
         // The two change places.
-        *place = roots.root.replace(root);
-        if let Some(old) = place {
-            mmu.pool
-                .get(old.id)
-                .references
-                .fetch_sub(1, Ordering::AcqRel);
+        let old = roots.root.replace(root);
+        roots.previous[roots.hint] = old;
+        if let Some(old) = old {
+            let references = &mmu.pool.get(old.id).references;
+            references.fetch_sub(1, Ordering::AcqRel);
         }
         true
     }
@@ -240,8 +254,34 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
     /// Loads the root that the state asks for, as clean as the guest may expect after a flush.
     pub(crate) fn load_root(&self, local: &mut VcpuLocal) -> Result<(), Again> {
         let (gfn, role) = wanted(local);
+        let is_loaded = |root: &Root| {
+            let fits = root.gfn == gfn && root.role == role && !role.is_direct();
+            fits && local.roots.loaded && self.page(root.id).is_alive()
+        };
+        let loaded = local.roots.root.as_ref().filter(|root| is_loaded(root));
+        let loaded = loaded.map(|root| root.id);
         // Until this has succeeded the old root is not entered again, whatever error ends it.
         local.roots.loaded = false;
+        let id = match loaded {
+            Some(id) => {
+                self.count(Event::RootCached);
+                id
+            }
+            None => self.find_root(local, gfn, role)?,
+        };
+        if !role.is_direct() {
+            let mut debt = Debt::new(self);
+            self.clean_root(id, &mut debt);
+            debt.pay();
+            if !self.page(id).flags().contains(Flags::CLEAN) {
+                return Err(Again::Raced);
+            }
+        }
+        local.roots.loaded = true;
+        Ok(())
+    }
+
+    fn find_root(&self, local: &mut VcpuLocal, gfn: Gfn, role: Role) -> Result<PageId, Again> {
         if !role.is_direct() && self.slot(local.space, gfn).is_none() {
             // No record is made for a frame that the guest invents: records are never given back.
             let gpa = gfn.address();
@@ -250,17 +290,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         let mut debt = Debt::new(self);
         let found = self.choose_root(local, gfn, role, &mut debt);
         debt.pay();
-        let root = found?;
-        if !role.is_direct() {
-            let mut debt = Debt::new(self);
-            self.clean_root(root.id, &mut debt);
-            debt.pay();
-            if !self.page(root.id).flags().contains(Flags::CLEAN) {
-                return Err(Again::Raced);
-            }
-        }
-        local.roots.loaded = true;
-        Ok(())
+        Ok(found?.id)
     }
 
     fn choose_root(
