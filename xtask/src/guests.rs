@@ -1,4 +1,4 @@
-//! Guests in QEMU: Linux under both kinds of paging, the project's own guests, and the programs that the emulator is compared on.
+//! Guests: Linux under both kinds of paging and the project's own, on the software machine and in QEMU; and the programs that the emulator is compared on.
 //!
 //! Key types: [`Case`], [`Expected`]. Each case is one run of the `vmmu` command, with a time limit.
 //!
@@ -8,6 +8,7 @@
 mod case;
 mod linux;
 mod own;
+mod software;
 
 use std::path::PathBuf;
 
@@ -29,12 +30,38 @@ const EMULATOR: [&str; 7] = [
     "--test-threads=1",
 ];
 
-pub(crate) fn run() -> Tally {
+/// Runs guests on the software machine: nothing is needed but the packages that Linux comes from.
+pub(crate) fn run_in_software() -> Tally {
+    let command = match command() {
+        Ok(command) => command,
+        Err(failed) => return failed,
+    };
+    let own = match own::build() {
+        Ok(own) => own,
+        Err(failed) => return failed,
+    };
+    let mut tally = Tally::default();
+    for case in software::cases(&own) {
+        tally += case.run(&command);
+    }
+    tally
+}
+
+/// Builds the command.
+fn command() -> Result<PathBuf, Tally> {
     let built = succeeds(cargo(&["build", "--release", "-p", "vmmu-cli"]));
     if built.has_failures() {
-        return built;
+        return Err(built);
     }
-    let command = target().join("release/vmmu");
+    Ok(target().join("release/vmmu"))
+}
+
+/// Runs guests in QEMU.
+pub(crate) fn run() -> Tally {
+    let command = match command() {
+        Ok(command) => command,
+        Err(failed) => return failed,
+    };
     let mut tally = passes_tests(cargo(&EMULATOR));
     for case in linux::cases() {
         tally += case.run(&command);

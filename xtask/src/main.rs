@@ -53,6 +53,8 @@ enum Command {
     Loom,
     /// Breaks the library on purpose and checks that tests notice
     Mutants(mutants::Selection),
+    /// Runs guests on the software machine
+    Software,
     /// Runs guests in QEMU
     Qemu,
 }
@@ -67,6 +69,7 @@ fn main() -> ExitCode {
         Command::Unit => vec![Part::Unit],
         Command::Loom => vec![Part::Loom],
         Command::Mutants(selection) => vec![Part::Mutants(selection)],
+        Command::Software => vec![Part::Software],
         Command::Qemu => vec![Part::Qemu],
     };
     if part::run(&parts).is_success() {

@@ -16,6 +16,7 @@ pub(crate) enum Part {
     Unit,
     Loom,
     Mutants(mutants::Selection),
+    Software,
     Qemu,
 }
 
@@ -29,6 +30,7 @@ impl Part {
             Self::Unit,
             Self::Loom,
             Self::Mutants(mutants::Selection::for_ci()),
+            Self::Software,
             Self::Qemu,
         ]
     }
@@ -41,6 +43,7 @@ impl Part {
             Self::Unit => "unit",
             Self::Loom => "loom",
             Self::Mutants(_) => "mutants",
+            Self::Software => "software",
             Self::Qemu => "qemu",
         }
     }
@@ -53,6 +56,7 @@ impl Part {
             Self::Unit => tests::run(),
             Self::Loom => loom::run(),
             Self::Mutants(selection) => mutants::run(selection),
+            Self::Software => guests::run_in_software(),
             Self::Qemu => guests::run(),
         }
     }

@@ -314,6 +314,12 @@ fn software(args: &RunArgs, guest: Guest) -> software::Machine {
         .seed(args.seed.unwrap_or(1))
         .cpus(NonZeroU8::new(args.cpus).unwrap_or(NonZeroU8::MIN))
         .hide(hidden);
+    if args.check {
+        description = description.check();
+    }
+    if nature != machine::Nature::Plain {
+        description = description.reclaim();
+    }
     if let Some(module) = guest.module {
         description = description.module(module);
     }

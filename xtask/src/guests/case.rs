@@ -67,11 +67,14 @@ impl Case {
     fn outcome(&self, command: &Path) -> Result<(), String> {
         let limit = format!("{}s", self.seconds);
         let mut command = Command::new(command);
-        command
-            .args(&self.words[..1])
-            .args(["--timeout", &limit])
-            .args(&self.words[1..])
-            .current_dir(root());
+        command.current_dir(root());
+        // Without a subcommand there are no options.
+        if let Some((subcommand, words)) = self.words.split_first() {
+            command
+                .arg(subcommand)
+                .args(["--timeout", &limit])
+                .args(words);
+        }
         command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -5,10 +5,10 @@
 use super::{Case, Expected, MODES};
 
 /// The two lines that the project was built for.
-const DONE: &str = "uname -a; for i in $(seq 200); do /bin/true; done; echo ok";
+pub(super) const DONE: &str = "uname -a; for i in $(seq 200); do /bin/true; done; echo ok";
 
 /// Fills 200 of 512 MiB twice, checks what was written, and gives it back.
-const MEMORY: &str = "\
+pub(super) const MEMORY: &str = "\
 dd if=/dev/urandom of=/seed bs=1M count=8 2>/dev/null
 for round in 1 2; do
     for n in $(seq 24); do cp /seed /tmp/$n; done
@@ -20,7 +20,7 @@ done
 echo memory holds";
 
 /// Forks shells, pipes and many children at once.
-const FORKS: &str = "\
+pub(super) const FORKS: &str = "\
 i=0
 while [ $i -lt 150 ]; do (echo $i | cat | wc -c) >/dev/null; i=$((i+1)); done
 for round in 1 2 3; do
@@ -142,7 +142,7 @@ fn exec(mode: &str, what: &str, more: &[&str], commands: &str, expected: Expecte
 }
 
 fn words(mode: &str, more: &[&str]) -> Vec<String> {
-    let start = ["run", "linux", "--paging", mode];
+    let start = ["run", "linux", "--engine", "svm", "--paging", mode];
     start
         .iter()
         .chain(more)

@@ -6,11 +6,26 @@ use super::{Case, Expected, MODES, target};
 use crate::step::{cargo, succeeds};
 use crate::tally::Tally;
 
-/// Builds the guests and returns their cases.
-pub(super) fn cases() -> Result<Vec<Case>, Tally> {
+/// The guests' files.
+#[derive(Debug)]
+pub(super) struct Own {
+    /// Uses paging in every way it can.
+    pub(super) stress: String,
+    /// Processes.
+    pub(super) demo: String,
+    /// 32-bit, with a multiboot-1 header.
+    pub(super) multiboot: String,
+}
+
+/// Builds the guests.
+pub(super) fn build() -> Result<Own, Tally> {
     let folder = target().join("image");
     let path = |name: &str| folder.join(name).display().to_string();
-    let multiboot = path("multiboot-guest.elf");
+    let own = Own {
+        stress: path("stress-guest"),
+        demo: path("demo-guest"),
+        multiboot: path("multiboot-guest.elf"),
+    };
     let build = [
         "build",
         "--profile",
@@ -32,26 +47,36 @@ pub(super) fn cases() -> Result<Vec<Case>, Tally> {
     ];
     for words in [
         &build[..],
-        &[&wrap[..], &[&path("multiboot-guest"), &multiboot]].concat(),
+        &[&wrap[..], &[&path("multiboot-guest"), &own.multiboot]].concat(),
     ] {
         let done = succeeds(cargo(words));
         if done.has_failures() {
             return Err(done);
         }
     }
+    Ok(own)
+}
+
+/// Builds the guests and returns their cases in QEMU.
+pub(super) fn cases() -> Result<Vec<Case>, Tally> {
+    let Own {
+        stress,
+        demo,
+        multiboot,
+    } = build()?;
     let mut cases = Vec::new();
     for mode in MODES {
         cases.push(case(
             mode,
             "stress guest",
-            &path("stress-guest"),
+            &stress,
             &[],
             Expected::new(1, &[]),
         ));
         cases.push(case(
             mode,
             "demo guest",
-            &path("demo-guest"),
+            &demo,
             &[],
             Expected::new(1, &["phase 6 8 0 "]),
         ));
@@ -145,7 +170,7 @@ fn bench(mode: &str) -> Case {
 const LIMIT: u32 = 120;
 
 fn case(mode: &str, name: &str, kernel: &str, more: &[&str], expected: Expected) -> Case {
-    let words = ["run", kernel, "--paging", mode];
+    let words = ["run", kernel, "--engine", "svm", "--paging", mode];
     let words = words
         .iter()
         .chain(more)
