@@ -107,6 +107,8 @@ pub struct Sandbox {
     old_stack: libc::stack_t,
     stack: Vec<u8>,
     old_gs: u64,
+    /// The kernel lets a process describe segments of its own.
+    runs_16_bit: bool,
     /// The bytes of the last instruction, to be covered again.
     dirty: core::ops::Range<usize>,
     not_send: PhantomData<*mut ()>,
@@ -127,6 +129,7 @@ impl Sandbox {
             old_stack: no_stack(),
             stack: vec![0; STACK_LEN],
             old_gs: gs_base()?,
+            runs_16_bit: false,
             dirty: 0..CODE_LEN,
             not_send: PhantomData,
         };
@@ -141,9 +144,19 @@ impl Sandbox {
             sandbox.old_actions.push(handle(signal)?);
         }
         set_gs_base(GS_BASE)?;
-        describe(CODE_16, CODE, SegmentKind::Code)?;
-        describe(DATA_16, DATA, SegmentKind::Data)?;
+        sandbox.runs_16_bit = describe(CODE_16, CODE, SegmentKind::Code)
+            .and_then(|()| describe(DATA_16, DATA, SegmentKind::Data))
+            .is_ok();
         Ok(sandbox)
+    }
+
+    /// Says whether a mode can be used: kernels may be built, or told, to refuse 16-bit segments.
+    #[must_use]
+    pub const fn runs(&self, mode: CodeMode) -> bool {
+        match mode {
+            CodeMode::Bits64 | CodeMode::Bits32 => true,
+            CodeMode::Bits16 => self.runs_16_bit,
+        }
     }
 
     /// Executes the instruction `code` at `registers.rip`, which, the code segment's base added, lies in the code pages with 16 bytes to spare, on `data`, which the data pages hold
@@ -153,13 +166,14 @@ impl Sandbox {
     /// is a test of instructions, no confinement.
     ///
     /// # Panics
-    /// The instruction does not fit into the code pages.
+    /// The instruction does not fit into the code pages, or [`Sandbox::runs`] said that the mode can't be used.
     pub fn run(
         &mut self,
         code: &[u8],
         data: &mut [u8; DATA_LEN],
         registers: &mut Registers,
     ) -> End {
+        assert!(self.runs(registers.mode), "the mode can be used");
         let at = registers.rip.wrapping_add(registers.mode.code_base());
         let start = at.wrapping_sub(CODE) as usize;
         assert!(
