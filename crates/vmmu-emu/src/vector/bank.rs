@@ -46,7 +46,8 @@ impl Bank for Xmm {
     }
     #[inline(always)]
     fn used(_: &mut State) {}
-    #[inline(always)]
+    // Not inlined: it is the larger part of hundreds of functions that each embedder compiles.
+    #[inline(never)]
     fn load<C: Cpu>(cpu: &mut C, op: &Op<C>) -> Result<u128, Stop> {
         let at = aligned(cpu, op, Access::Read)?;
         cpu.load_vector(at, Access::Read)
@@ -81,8 +82,7 @@ impl Bank for Mmx {
     }
     #[inline(always)]
     fn load<C: Cpu>(cpu: &mut C, op: &Op<C>) -> Result<u128, Stop> {
-        let at = op.linear(cpu, 8, Access::Read)?;
-        Ok(u128::from(cpu.load::<u64>(at, Access::Read)?))
+        load_low::<8, C>(cpu, op)
     }
 }
 
@@ -95,6 +95,17 @@ pub(crate) fn aligned<C: Cpu>(cpu: &C, op: &Op<C>, access: Access) -> Result<u64
     } else {
         Err(Exception::GENERAL_PROTECTION.into())
     }
+}
+
+/// Loads 4 or 8 bytes, which need no alignment. Not inlined, as [`Xmm::load`].
+#[inline(never)]
+fn load_low<const BYTES: usize, C: Cpu>(cpu: &mut C, op: &Op<C>) -> Result<u128, Stop> {
+    let at = op.linear(cpu, BYTES, Access::Read)?;
+    Ok(if BYTES == 4 {
+        u128::from(cpu.load::<u32>(at, Access::Read)?)
+    } else {
+        u128::from(cpu.load::<u64>(at, Access::Read)?)
+    })
 }
 
 /// Where an instruction's last operand is.
@@ -127,12 +138,7 @@ impl Source for Mem {
     }
     #[inline(always)]
     fn get_low<const BYTES: usize, B: Bank, C: Cpu>(cpu: &mut C, op: &Op<C>) -> Result<u128, Stop> {
-        let at = op.linear(cpu, BYTES, Access::Read)?;
-        Ok(if BYTES == 4 {
-            u128::from(cpu.load::<u32>(at, Access::Read)?)
-        } else {
-            u128::from(cpu.load::<u64>(at, Access::Read)?)
-        })
+        load_low::<BYTES, C>(cpu, op)
     }
 }
 

@@ -59,9 +59,13 @@ macro_rules! arithmetic {
     ($($name:ident: $function:expr, $operator:tt;)*) => {$(
         struct $name;
         impl Operation for $name {
+            #[inline(always)]
             fn apply<F: Format>(env: &mut Env, a: u64, b: u64, _: u8) -> u64 {
-                let function: Dyadic = $function;
-                F::pack(&function(env, F::unpack(a), F::unpack(b), &F::TARGET))
+                if F::BYTES == 4 {
+                    on_singles(env, a, b, $function)
+                } else {
+                    on_doubles(env, a, b, $function)
+                }
             }
             #[inline(always)]
             fn plain<F: Format>(a: u64, b: u64) -> Option<u64> {
@@ -84,6 +88,26 @@ arithmetic! {
     Sub: arithmetic::sub, -;
     Mul: arithmetic::mul, *;
     Div: arithmetic::div, /;
+}
+
+/// Computes on numbers of 32 bits. Not generic, so that it is compiled once.
+fn on_singles(env: &mut Env, a: u64, b: u64, function: Dyadic) -> u64 {
+    Single::pack(&function(
+        env,
+        Single::unpack(a),
+        Single::unpack(b),
+        &Single::TARGET,
+    ))
+}
+
+/// Computes on numbers of 64 bits.
+fn on_doubles(env: &mut Env, a: u64, b: u64, function: Dyadic) -> u64 {
+    Double::pack(&function(
+        env,
+        Double::unpack(a),
+        Double::unpack(b),
+        &Double::TARGET,
+    ))
 }
 
 struct Sqrt;

@@ -6,7 +6,9 @@ use super::complete;
 use super::second::{Second, by_second};
 use super::stack::{Keep, Pop, Pops};
 use crate::cpu::{Cpu, Stop};
+use crate::float::Number;
 use crate::float::arithmetic::{self, Dyadic};
+use crate::fpu::Fpu;
 use crate::op::{Op, Run};
 use crate::vector::guard;
 
@@ -37,15 +39,21 @@ fn binary<S: Second, P: Pops, O: Operation, C: Cpu>(cpu: &mut C, op: &Op<C>) -> 
     let b = S::get(cpu, op)?;
     let fpu = &mut cpu.state_mut().fpu;
     let to = if S::MEMORY { 0 } else { op.reg & 7 };
-    if let (Some(a), Some(b)) = (fpu.number(to), b) {
-        let mut env = fpu.env();
-        let result = (O::FUNCTION)(&mut env, a, b, &fpu.target());
-        fpu.finish::<P>(to, &result, &env);
-    } else {
-        fpu.finish_empty::<P>(to);
+    if operate(fpu, to, b, O::FUNCTION) {
+        fpu.pop::<P>();
     }
     complete(cpu, op, S::MEMORY);
     Ok(())
+}
+
+/// Computes ST(to) with a second operand; says whether to pop. Not generic, so that it is compiled once.
+fn operate(fpu: &mut Fpu, to: u8, b: Option<Number>, function: Dyadic) -> bool {
+    let (Some(a), Some(b)) = (fpu.number(to), b) else {
+        return fpu.write_empty(to);
+    };
+    let mut env = fpu.env();
+    let result = function(&mut env, a, b, &fpu.target());
+    fpu.write(to, &result, &env)
 }
 
 /// Finds the function of an instruction of this family.

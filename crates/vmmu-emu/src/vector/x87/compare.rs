@@ -78,23 +78,23 @@ impl Fpu {
 
 /// Compares ST(0), removing `P` registers.
 fn against<P: Pops, K: Strictness, O: Outcome>(state: &mut State, b: Option<Number>) {
-    let fpu = &mut state.fpu;
-    O::prepare(fpu);
-    let (Some(a), Some(b)) = (fpu.number(0), b) else {
-        let masked = fpu.underflow();
-        O::set(state, None);
-        if masked {
-            state.fpu.pop::<P>();
-        }
-        return;
-    };
-    let mut env = fpu.env();
-    let order = compare(&mut env, a, b, K::NANS);
-    fpu.add(env.flags);
+    O::prepare(&mut state.fpu);
+    let (order, pops) = order(&mut state.fpu, b, K::NANS);
     O::set(state, order);
-    if env.unmasked() == 0 {
+    if pops {
         state.fpu.pop::<P>();
     }
+}
+
+/// Compares ST(0); says whether to pop. Not generic, so that it is compiled once.
+fn order(fpu: &mut Fpu, b: Option<Number>, nans: Nans) -> (Option<Ordering>, bool) {
+    let (Some(a), Some(b)) = (fpu.number(0), b) else {
+        return (None, fpu.underflow());
+    };
+    let mut env = fpu.env();
+    let order = compare(&mut env, a, b, nans);
+    fpu.add(env.flags);
+    (order, env.unmasked() == 0)
 }
 
 fn fcom<S: Second, P: Pops, K: Strictness, O: Outcome, C: Cpu>(

@@ -22,15 +22,19 @@ use crate::op::{Op, Run, Seg};
 use crate::state::{SegmentName, State};
 
 /// Notes an instruction that is no control instruction, and its operand if it has one in memory (AMD APM vol. 1, section 6.2.5).
-#[inline]
+#[inline(always)]
 fn complete<C: Cpu>(cpu: &mut C, op: &Op<C>, memory: bool) {
     let state = cpu.state_mut();
-    let data = memory.then(|| (selector(state, op.seg), op.offset(state)));
+    let data = memory.then(|| (op.seg, op.offset(state)));
+    note(state, op.imm as u16 & 0x7ff, data);
+}
+
+fn note(state: &mut State, opcode: u16, data: Option<(Seg, u64)>) {
     let code = state.segment(SegmentName::Cs).selector;
     state.fpu.instruction = (code, state.rip());
-    state.fpu.opcode = (op.imm & 0x7ff) as u16;
-    if let Some(data) = data {
-        state.fpu.data = data;
+    state.fpu.opcode = opcode;
+    if let Some((seg, offset)) = data {
+        state.fpu.data = (selector(state, seg), offset);
     }
 }
 

@@ -31,7 +31,7 @@ macro_rules! in_memory {
         pub(super) struct $name;
         impl Second for $name {
             const MEMORY: bool = true;
-            #[inline(always)]
+            #[inline(never)]
             fn get<C: Cpu>(cpu: &mut C, op: &Op<C>) -> Result<Option<Number>, Stop> {
                 let $value: $word = M::get(cpu, op)?;
                 Ok(Some($number))

@@ -76,14 +76,12 @@ impl Fpu {
     }
 
     /// Takes over flags; C1 says whether the result was rounded up.
-    #[inline(always)]
     pub(super) fn raise(&mut self, flags: u16) {
         self.status &= !ROUNDED_UP;
         self.add(flags);
     }
 
     /// Takes over flags; C1 stays if it is set.
-    #[inline(always)]
     pub(super) fn add(&mut self, flags: u16) {
         self.status |= flags & (ROUNDED_UP | 0x7f);
         self.summarize();
@@ -134,18 +132,34 @@ impl Fpu {
         }
     }
 
-    /// Writes a result to ST(i), unless an exception prevents it, and pops.
-    pub(super) fn finish<P: Pops>(&mut self, i: u8, result: &Number, env: &Env) {
-        if self.may_write(env) {
+    /// Writes a result to ST(i), unless an exception prevents it; says whether it did.
+    pub(super) fn write(&mut self, i: u8, result: &Number, env: &Env) -> bool {
+        let may = self.may_write(env);
+        if may {
             self.set(i, Extended::pack(result));
+        }
+        may
+    }
+
+    /// Does what an empty operand of an instruction with its result in ST(i) does; says whether that was to write.
+    pub(super) fn write_empty(&mut self, i: u8) -> bool {
+        let masked = self.underflow();
+        if masked {
+            self.set(i, Extended::INDEFINITE);
+        }
+        masked
+    }
+
+    /// Writes a result, and pops if it did.
+    pub(super) fn finish<P: Pops>(&mut self, i: u8, result: &Number, env: &Env) {
+        if self.write(i, result, env) {
             self.pop::<P>();
         }
     }
 
-    /// Does what an empty operand of an instruction with its result in ST(i) does.
+    /// As [`Fpu::finish`], for an empty operand.
     pub(super) fn finish_empty<P: Pops>(&mut self, i: u8) {
-        if self.underflow() {
-            self.set(i, Extended::INDEFINITE);
+        if self.write_empty(i) {
             self.pop::<P>();
         }
     }
