@@ -163,3 +163,81 @@ fn decode_all<C: Cpu>(bytes: &[u8], mode: Mode) -> Result<Box<[Op<C>]>, DecodeEr
     }
     Ok(ops.into_boxed_slice())
 }
+
+#[cfg(test)]
+mod decoded_blocks {
+    use super::{Blocks, Key};
+    use crate::cpu::core::Core;
+    use crate::memory::Memory;
+    use vmmu_cpu::Hpa;
+    use vmmu_emu::{DecodeError, Mode};
+
+    fn memory(at: u64, code: &[u8]) -> Memory {
+        let memory = Memory::new(3).expect("three frames");
+        for (at, byte) in (at..).zip(code) {
+            memory.store(Hpa::new(at), *byte);
+        }
+        memory
+    }
+
+    fn blocks() -> Blocks<Core<()>> {
+        Blocks::new()
+    }
+
+    #[test]
+    fn end_with_a_branch_and_are_gone_after_a_store_to_their_frame() {
+        // add eax, ecx; jmp back; ud2
+        let memory = memory(0x1000, &[0x01, 0xc8, 0xeb, 0xfc, 0x0f, 0x0b]);
+        let (at, mut blocks) = (Hpa::new(0x1000), blocks());
+        let key = Key::new(at, Mode::Bits64);
+        assert!(blocks.get(key, &memory, at).is_none());
+        let place = blocks
+            .make(key, &memory, at, Mode::Bits64, || {})
+            .expect("code");
+        assert_eq!(blocks.at(place).ops.len(), 2);
+        assert_eq!(blocks.get(key, &memory, at), Some(place));
+        assert!(
+            blocks
+                .get(Key::new(at, Mode::Bits32), &memory, at)
+                .is_none()
+        );
+        memory.wrote(Hpa::new(0x2000));
+        assert!(blocks.get(key, &memory, at).is_some());
+        memory.wrote(Hpa::new(0x1ff8));
+        assert!(blocks.get(key, &memory, at).is_none());
+    }
+
+    #[test]
+    fn announce_a_frame_before_its_bytes_are_read_and_once() {
+        let memory = memory(0x1000, &[0x90, 0xeb, 0xfe]);
+        let (at, mut blocks) = (Hpa::new(0x1000), blocks());
+        let key = Key::new(at, Mode::Bits64);
+        let announced = core::cell::Cell::new(0);
+        let announce = || {
+            announced.set(announced.get() + 1);
+            // Who stores now sees that the frame is decoded from.
+            memory.store(at, 0xf4_u8);
+            assert!(memory.wrote(at));
+        };
+        let _ = blocks.make(key, &memory, at, Mode::Bits64, announce);
+        assert_eq!(announced.get(), 1);
+        assert!(blocks.get(key, &memory, at).is_none());
+    }
+
+    #[test]
+    fn reach_into_the_next_page_with_one_instruction() {
+        // mov eax, 12345678h, two bytes of it in the first page.
+        let memory = memory(0x1ffe, &[0xb8, 0x78, 0x56, 0x34, 0x12]);
+        let (at, tail) = (Hpa::new(0x1ffe), Hpa::new(0x2000));
+        let (key, mut blocks) = (Key::new(at, Mode::Bits64), blocks());
+        let cut = blocks.make(key, &memory, at, Mode::Bits64, || {});
+        assert_eq!(cut, Err(DecodeError::CutShort));
+        let place = blocks
+            .make_across(key, &memory, at, tail, Mode::Bits64, || {})
+            .expect("code");
+        let version = memory.version(tail.frame());
+        assert_eq!(blocks.at(place).tail, Some((tail, version)));
+        memory.wrote(tail);
+        assert_ne!(memory.version(tail.frame()), version);
+    }
+}
