@@ -5,7 +5,7 @@ mod common;
 use core::num::{NonZeroU8, NonZeroU64};
 use core::time::Duration;
 
-use common::{long_mode, multiboot};
+use common::{CODE, long_mode, multiboot};
 use vmmu_machine::machine::{End, Machine, Nature, Paging, Record};
 
 const NATURES: [Nature; 3] = [Nature::Plain, Nature::Hostile, Nature::Deterministic];
@@ -186,6 +186,52 @@ fn other_processors_start_when_they_are_told_to() {
             assert!(record.work.iter().all(|work| work.instructions > 0));
         }
     }
+}
+
+#[test]
+fn a_guest_that_sleeps_with_interrupts_on_is_woken_by_the_timer() {
+    const HANDLER: u32 = 8 << 16 | CODE & 0xffff;
+    let mut code = vec![0xbc, 0x00, 0x70, 0, 0]; // mov esp, 7000h
+    let mut store = |at: u32, value: u32| {
+        code.extend([0xc7, 0x05]); // mov dword [at], value
+        code.extend(at.to_le_bytes());
+        code.extend(value.to_le_bytes());
+    };
+    // A code segment at 8; a gate for vector 20h; the limits and bases of both tables.
+    for (at, value) in [
+        (0x4f08, 0x0000_ffff),
+        (0x4f0c, 0x00cf_9a00),
+        (0x5100, HANDLER + 138),
+        (0x5104, CODE & 0xffff_0000 | 0x8e00),
+        (0x4fe0, 15 << 16),
+        (0x4fe4, 0x4f00),
+        (0x4fe8, 0x107 << 16),
+        (0x4fec, 0x5000),
+    ] {
+        store(at, value);
+    }
+    code.extend([0x0f, 0x01, 0x15, 0xe2, 0x4f, 0, 0]); // lgdt [4fe2h]
+    code.extend([0x0f, 0x01, 0x1d, 0xea, 0x4f, 0, 0]); // lidt [4feah]
+    // The first 8259: vectors from 20h on, only the timer. The timer: every 3.4 ms.
+    for (port, value) in [
+        (0x20, 0x11),
+        (0x21, 0x20),
+        (0x21, 0x04),
+        (0x21, 0x01),
+        (0x21, 0xfe),
+        (0x43, 0x34),
+        (0x40, 0x00),
+        (0x40, 0x10),
+    ] {
+        code.extend([0xb0, value, 0xe6, port]); // mov al, value; out port, al
+    }
+    code.extend([0xfb, 0xf4, 0xeb, 0xfd]); // sti; back: hlt; jmp back
+    code.extend([0x90; 3]);
+    assert_eq!(code.len(), 138);
+    code.extend([0xb8, 7, 0, 0, 0, 0xe7, 0xf4]); // mov eax, 7; out 0xf4, eax
+    everywhere(&code, |record| {
+        assert_eq!(record.end, End::Exit(7));
+    });
 }
 
 #[test]
