@@ -187,18 +187,17 @@ pub(crate) fn run_all(
     let mut data = [0; DATA_LEN];
     for template in templates {
         let mut found = Vec::new();
-        for _ in 0..rounds {
-            let encoded = template.encode(&mut random);
+        for round in 0..rounds {
             let mut registers = operands::registers(&mut random);
             prepare(&mut random, &mut registers);
             operands::data(&mut random, &mut data);
-            found.extend(compare(
-                &mut sandbox,
-                &encoded.bytes,
-                &data,
-                &registers,
-                precision,
-            ));
+            let code = if round % 4 == 0 && template.is_legacy() {
+                operands::make_32_bit(&mut registers);
+                template.encode(&mut random, 8)
+            } else {
+                template.encode(&mut random, 16)
+            };
+            found.extend(compare(&mut sandbox, &code, &data, &registers, precision));
         }
         if !found.is_empty() {
             wrong.push(format!(

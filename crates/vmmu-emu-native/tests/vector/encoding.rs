@@ -82,13 +82,18 @@ impl Template {
         }
     }
 
-    /// Encodes an instruction with random operands; memory is at `[rbx + disp8]`, if it takes memory.
-    pub(crate) fn encode(&self, random: &mut fastrand::Rng) -> Encoded {
+    /// Says whether 32-bit code has it too: it needs no REX prefix.
+    pub(crate) fn is_legacy(&self) -> bool {
+        self.reg != Some(Kind::General64) && self.opcode[0] != 0x48
+    }
+
+    /// Encodes an instruction with random operands, of the first `registers` XMM registers; memory is at `[rbx + disp8]`, if it takes memory.
+    pub(crate) fn encode(&self, random: &mut fastrand::Rng, registers: u8) -> Vec<u8> {
         let Some(reg) = self.reg else {
             return self.finish(0, None, random);
         };
         let (reg, mut rex) = match reg {
-            Kind::Xmm => high(random.u8(..16), 2),
+            Kind::Xmm => high(random.u8(..registers), 2),
             Kind::Mmx => (random.u8(..8), 0),
             // General registers: not RSP, RBP, RBX, which hold addresses.
             Kind::General => (random.u8(..3), 0),
@@ -100,19 +105,17 @@ impl Template {
             0x43 | reg << 3
         } else {
             let (rm, bit) = match self.rm {
-                Some(Kind::Xmm) => high(random.u8(..16), 0),
+                Some(Kind::Xmm) => high(random.u8(..registers), 0),
                 Some(Kind::General | Kind::General64) => (random.u8(..3), 0),
                 _ => (random.u8(..8), 0),
             };
             rex |= bit;
             0xc0 | reg << 3 | rm
         };
-        let mut encoded = self.finish(rex, Some(modrm), random);
-        encoded.memory = memory;
-        encoded
+        self.finish(rex, Some(modrm), random)
     }
 
-    fn finish(&self, rex: u8, modrm: Option<u8>, random: &mut fastrand::Rng) -> Encoded {
+    fn finish(&self, rex: u8, modrm: Option<u8>, random: &mut fastrand::Rng) -> Vec<u8> {
         let mut bytes: Vec<u8> = self.prefix.into_iter().collect();
         if rex != 0 {
             bytes.push(0x40 | rex);
@@ -129,21 +132,11 @@ impl Template {
                 random.u8(..)
             });
         }
-        Encoded {
-            bytes,
-            memory: false,
-        }
+        bytes
     }
 }
 
 /// Splits a register's number into its field and its bit of a REX prefix.
 fn high(number: u8, bit: u8) -> (u8, u8) {
     (number & 7, number >> 3 << bit)
-}
-
-/// An instruction.
-#[derive(Clone, Debug)]
-pub(crate) struct Encoded {
-    pub(crate) bytes: Vec<u8>,
-    pub(crate) memory: bool,
 }

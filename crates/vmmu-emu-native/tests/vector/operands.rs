@@ -205,6 +205,14 @@ pub(crate) fn registers(random: &mut fastrand::Rng) -> Registers {
     registers
 }
 
+/// Makes the registers those of 32-bit code.
+pub(crate) fn make_32_bit(registers: &mut Registers) {
+    registers.mode = CodeMode::Bits32;
+    for value in &mut registers.gpr {
+        *value &= 0xffff_ffff;
+    }
+}
+
 /// Fills the data that operands are in.
 pub(crate) fn data(random: &mut fastrand::Rng, data: &mut [u8; DATA_LEN]) {
     let middle = (MIDDLE - DATA) as usize;

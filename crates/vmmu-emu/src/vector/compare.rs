@@ -38,15 +38,15 @@ impl Operation for Compare {
     }
 }
 
-/// Whether COMISS or UCOMISS: which NaNs are invalid.
-trait Strictness {
+/// Whether COMISS or UCOMISS, FCOM or FUCOM: which NaNs are invalid.
+pub(super) trait Strictness {
     const NANS: Nans;
 }
-struct Ordered;
+pub(super) struct Ordered;
 impl Strictness for Ordered {
     const NANS: Nans = Nans::Signal;
 }
-struct Unordered;
+pub(super) struct Unordered;
 impl Strictness for Unordered {
     const NANS: Nans = Nans::Quiet;
 }

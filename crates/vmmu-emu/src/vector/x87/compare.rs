@@ -14,7 +14,7 @@ use crate::float::{Class, Number};
 use crate::fpu::Fpu;
 use crate::op::{Op, Run};
 use crate::state::State;
-use crate::vector::compare::flags_of;
+use crate::vector::compare::{Ordered, Strictness, Unordered, flags_of};
 use crate::vector::guard;
 
 /// The condition codes.
@@ -22,19 +22,6 @@ pub(super) const C0: u16 = 1 << 8;
 pub(super) const C1: u16 = 1 << 9;
 pub(super) const C2: u16 = 1 << 10;
 pub(super) const C3: u16 = 1 << 14;
-
-/// Which NaNs make it invalid.
-trait Strictness {
-    const NANS: Nans;
-}
-struct Ordered;
-impl Strictness for Ordered {
-    const NANS: Nans = Nans::Signal;
-}
-struct Unordered;
-impl Strictness for Unordered {
-    const NANS: Nans = Nans::Quiet;
-}
 
 /// Where the outcome goes.
 trait Outcome {

@@ -1,6 +1,6 @@
 //! The x87 unit: loads and stores, arithmetic, comparisons, constants, transcendental functions (AMD APM vol. 1, chapter 6; vol. 5).
 //!
-//! An instruction looks at its operands ([`Second`]), computes in an [`Env`](crate::float::Env), and hands result and flags to
+//! An instruction looks at its operands ([`Second`](second::Second)), computes in an [`Env`](crate::float::Env), and hands result and flags to
 //! [`Fpu`](crate::fpu::Fpu)'s functions in [`stack`], which know what an exception that is not masked prevents. Then [`complete`] notes the
 //! instruction's address, opcode and operand.
 
