@@ -1,6 +1,6 @@
 //! Vector and floating-point instructions: the emulator against the processor that the test runs on.
 //!
-//! What differs between makers follows AMD's processors. On others a few cases may differ: where the manuals leave a choice.
+//! Where the manuals leave a choice, which is in the x87 unit, the emulator follows AMD's processors: on others that part is skipped, and says so.
 
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 
