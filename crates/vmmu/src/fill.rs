@@ -297,6 +297,10 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         index: Index,
         batch: &mut Batch,
     ) -> bool {
+        // An entry that exists ends a run that has not begun: the neighbours of a page that faulted alone are in place.
+        if Spte::new(self.mmu.host.load(filled.own, index)).is_present() {
+            return false;
+        }
         let Some(gpte) = self.candidate(filled, decoder, index) else {
             return false;
         };
