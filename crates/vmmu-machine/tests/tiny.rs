@@ -129,6 +129,55 @@ fn a_guest_table_that_the_guest_writes_is_followed() {
 }
 
 #[test]
+fn a_handler_that_faults_for_ever_does_not_keep_a_machine_from_ending() {
+    // lidt of a table at 4000h, whose every gate leads to 200000h, where nothing is; then ud2. The stack has the space: it is reset by IST 1.
+    let mut code = Vec::new();
+    for vector in 0..15_u32 {
+        let gate = [0x0008_0000_u32, 0x0020_8e01, 0, 0];
+        for (i, word) in (0..).zip(gate) {
+            code.extend([0xc7, 0x04, 0x25]); // mov dword [4000h + 16 * vector + 4 * i], word
+            code.extend((0x4000 + 16 * vector + 4 * i).to_le_bytes());
+            code.extend(word.to_le_bytes());
+        }
+    }
+    // A task state at 6000h with IST 1 at 6024h; it is in the table at 7000h as selector 8 of a table that LTR reads.
+    for (at, word) in [
+        (0x6024_u32, 0x9000_u32),
+        (0x6028, 0),
+        (0x7000, 0),
+        (0x7004, 0),
+        (0x7008, 0x0000_ffff),
+        (0x700c, 0x00af_9b00),
+        (0x7010, 0x6000_0067),
+        (0x7014, 0x0000_8900),
+        (0x7018, 0),
+        (0x701c, 0),
+        (0x7100, 0x7000_001f),
+        (0x7104, 0),
+        (0x7108, 0),
+        (0x7200, 0x4000_00ff),
+        (0x7204, 0),
+        (0x7208, 0),
+    ] {
+        code.extend([0xc7, 0x04, 0x25]);
+        code.extend(at.to_le_bytes());
+        code.extend(word.to_le_bytes());
+    }
+    code.extend([0x0f, 0x01, 0x14, 0x25, 0x00, 0x71, 0x00, 0x00]); // lgdt [7100h]
+    code.extend([0x66, 0xb8, 0x10, 0x00, 0x0f, 0x00, 0xd8]); // mov ax, 10h; ltr ax
+    code.extend([0x0f, 0x01, 0x1c, 0x25, 0x00, 0x72, 0x00, 0x00]); // lidt [7200h]
+    code.extend([0x0f, 0x0b]); // ud2
+    for paging in [Paging::Shadow, Paging::Nested] {
+        let machine = Machine::new(multiboot(&long_mode(&code)))
+            .memory(4 << 20)
+            .paging(paging)
+            .timeout(Duration::from_millis(200));
+        let end = machine.run().expect("a machine").end;
+        assert_eq!(end, End::Timeout, "{paging:?}");
+    }
+}
+
+#[test]
 fn a_triple_fault_is_reported_with_the_way_there() {
     // ud2, with no interrupt table.
     everywhere(&long_mode(&[0x0f, 0x0b]), |record| match &record.end {

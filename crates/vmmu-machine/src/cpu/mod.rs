@@ -247,7 +247,7 @@ impl<O: Observer> Processor<O> {
 
     /// Runs the guest for about as many instructions, unless something makes it leave before.
     pub fn run(&mut self, budget: u64) -> Exit {
-        let limit = self.core.done.saturating_add(budget);
+        let mut limit = self.core.done.saturating_add(budget);
         self.core.done_before = self.core.done;
         loop {
             if let Some(exit) = self.attend(limit) {
@@ -257,6 +257,8 @@ impl<O: Observer> Processor<O> {
                 if let Some(exit) = self.deliver(event) {
                     return exit;
                 }
+                // A handler that faults at once, for ever, comes to an end too.
+                limit = limit.saturating_sub(1);
             } else if let Err(stop) = self.run_block(limit)
                 && let Some(exit) = self.stopped(stop)
             {

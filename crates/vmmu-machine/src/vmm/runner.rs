@@ -28,6 +28,9 @@ use crate::vmm::paging::{state_of, world};
 use crate::vmm::reclaim::take_back;
 use crate::vmm::report;
 
+/// The number of exits after which it looks at the clock, whatever they are.
+const LOOK: u32 = 4096;
+
 /// Exits by kind.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Exits(pub [u64; Exit::KINDS]);
@@ -71,6 +74,8 @@ pub struct Runner<'m, O: Observer> {
     pub exits: Exits,
     /// The library and the processor are to forget what they cached at the next entry.
     flush: bool,
+    /// How often it ran its guest.
+    turns: u32,
     /// A non-maskable interrupt waits.
     nmi: bool,
     /// How often in a row a write to a guest table came back.
@@ -96,6 +101,7 @@ impl<'m, O: Observer> Runner<'m, O> {
             activity,
             exits: Exits::default(),
             flush: true,
+            turns: 0,
             nmi: false,
             again: 0,
         })
@@ -167,6 +173,10 @@ impl<'m, O: Observer> Runner<'m, O> {
             .clock
             .pass(self.processor.work().instructions - before);
         self.exits.0[exit.kind()] += 1;
+        self.turns = self.turns.wrapping_add(1);
+        if self.turns.is_multiple_of(LOOK) {
+            self.look_at_the_clock();
+        }
         self.answer(exit);
         self.audit();
         true
