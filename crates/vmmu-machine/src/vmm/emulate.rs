@@ -111,6 +111,12 @@ impl<'a, 'm, O: Observer> Emulator<'a, 'm, O> {
             Ok(op) => op.execute(self).map(|()| None),
             Err(DecodeError::Invalid | DecodeError::NotOffered) => Err(Exception::UNDEFINED.into()),
             Err(DecodeError::TooLong) => Err(Exception::GENERAL_PROTECTION.into()),
+            Err(DecodeError::CutShort) if len < bytes.len() => {
+                // It goes on in the next page, which can't be fetched: that is the guest's fault to see.
+                let next = self.runner.instruction_address().wrapping_add(len as u64);
+                self.fetch_part(next, &mut [0])?;
+                Err(Stop::Unsupported)
+            }
             Err(DecodeError::CutShort | DecodeError::Unsupported) => Err(Stop::Unsupported),
         }
     }
