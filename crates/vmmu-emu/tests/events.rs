@@ -352,3 +352,156 @@ fn a_breakpoint_stops_before_the_instruction_once() {
     assert_eq!(op.execute_watched(&mut cpu), Ok(None));
     assert!(!cpu.state.flags.contains(Flags::RF));
 }
+
+/// Puts the processor into virtual-8086 mode, its segments at the start of memory.
+fn virtual_8086(cpu: &mut Flat, io_level: u64) {
+    cpu.state.flags = Flags::from_bits_retain(Flags::ONE.bits() | 1 << 17 | io_level << 12);
+    for (n, segment) in (0x10u16..).zip(&mut cpu.state.segments) {
+        *segment = Segment {
+            selector: n,
+            attributes: 0xf3,
+            limit: 0xffff,
+            base: Flat::BASE,
+        };
+    }
+    cpu.state.cpl = 3;
+    cpu.state.set_rip(0x3000);
+    cpu.state.set(Gpr::RSP, 0x7000);
+}
+
+#[test]
+fn virtual_8086_code_is_left_with_all_segments_and_entered_again() {
+    let mut cpu = machine(false);
+    gate(&mut cpu, 0x21, 0x6e, 0);
+    virtual_8086(&mut cpu, 3);
+    // int 0x21
+    assert!(step(&mut cpu, &[0xcd, 0x21]).is_ok());
+    assert_eq!((cpu.state.rip(), cpu.state.cpl), (HANDLER, 0));
+    assert!(!cpu.state.flags.contains(Flags::VM));
+    for name in [0, 3, 4, 5] {
+        assert_eq!(cpu.state.segments[name], Segment::default());
+    }
+    let frame: Vec<u32> = (0..9).map(|n| cpu.read_32(INNER - 36 + 4 * n)).collect();
+    let flags = 0x2_3002;
+    assert_eq!(
+        frame,
+        [0x3002, 0x11, flags, 0x7000, 0x12, 0x10, 0x13, 0x14, 0x15]
+    );
+    // iretd
+    assert!(step(&mut cpu, &[0xcf]).is_ok());
+    assert_eq!((cpu.state.rip(), cpu.state.cpl), (0x3002, 3));
+    assert_eq!(cpu.state.flags.bits(), flags.into());
+    let selectors = cpu.state.segments.map(|segment| segment.selector);
+    assert_eq!(selectors, [0x10, 0x11, 0x12, 0x13, 0x14, 0x15]);
+    assert_eq!(cpu.state.segments[3].base, 0x130);
+}
+
+#[test]
+fn virtual_8086_code_needs_the_io_level_for_int_but_not_for_int3() {
+    let mut cpu = machine(false);
+    gate(&mut cpu, 3, 0x6e, 0);
+    gate(&mut cpu, 0x21, 0x6e, 0);
+    virtual_8086(&mut cpu, 0);
+    let refused = Err(Stop::Exception(Exception::GENERAL_PROTECTION));
+    assert_eq!(step(&mut cpu, &[0xcd, 0x21]), refused);
+    // iret
+    assert_eq!(step(&mut cpu, &[0xcf]), refused);
+    assert!(step(&mut cpu, &[0xcc]).is_ok());
+    assert_eq!(cpu.state.cpl, 0);
+}
+
+#[test]
+fn a_gate_of_16_bits_pushes_16_bits() {
+    let mut cpu = machine(false);
+    gate(&mut cpu, 0x30, 6, 0);
+    cpu.state.flags |= Flags::IF;
+    assert_eq!(raise(&mut cpu, Event::Interrupt(0x30)), Delivery::Done);
+    assert_eq!(cpu.state.rip(), HANDLER & 0xffff);
+    assert_eq!(cpu.state.get(Gpr::RSP), OUTER - 6);
+    assert_eq!(cpu.read(OUTER - 6), 0x0202_0008_3000);
+}
+
+#[test]
+fn a_task_gate_takes_the_error_code_to_the_new_tasks_stack() {
+    const OTHER: u64 = Flat::BASE + 0x2800;
+    let mut cpu = machine(false);
+    for (selector, base, kind) in [(0x28, TASK, 0x8b), (0x30, OTHER, 0x89)] {
+        cpu.put(GDT + selector, 0x67 | (base & 0xff_ffff) << 16 | kind << 40);
+    }
+    cpu.put(OTHER + 0x20, HANDLER | 2 << 32);
+    cpu.put(OTHER + 0x38, INNER);
+    cpu.put(OTHER + 0x48, 0x10 | 8 << 32);
+    cpu.put(OTHER + 0x50, 0x10 | 0x10 << 32);
+    cpu.put(IDT + 8 * 13, 0x30 << 16 | 0x85 << 40);
+    let event = Event::raised(&cpu.state, Exception::with_code(13, 0x48));
+    assert_eq!(raise(&mut cpu, event), Delivery::Done);
+    assert_eq!(cpu.state.rip(), HANDLER);
+    assert_eq!(cpu.state.get(Gpr::RSP), INNER - 4);
+    assert_eq!(cpu.read_32(INNER - 4), 0x48);
+    // The old task's place: the instruction that faulted, with RF.
+    assert_eq!(cpu.read(TASK + 0x20), CODE | 0x1_0002 << 32);
+}
+
+#[test]
+fn a_task_switch_that_faults_changes_nothing() {
+    let mut cpu = machine(false);
+    cpu.put(GDT + 0x28, 0x67 | (TASK & 0xff_ffff) << 16 | 0x8b << 40);
+    // The other task's state ends beyond memory.
+    let other = Flat::BASE + 0x8fc0;
+    cpu.put(GDT + 0x30, 0x67 | (other & 0xff_ffff) << 16 | 0x89 << 40);
+    let (state, memory) = (cpu.state.clone(), cpu.memory.clone());
+    let stopped = step(&mut cpu, &[0x9a, 0, 0, 0, 0, 0x30, 0]);
+    assert!(matches!(stopped, Err(Stop::Exception(e)) if e.vector == 14));
+    assert_eq!(cpu.memory, memory);
+    assert_eq!(cpu.state.tr, state.tr);
+    assert_eq!(cpu.state.flags, state.flags);
+    assert_eq!(cpu.state.segments, state.segments);
+}
+
+#[test]
+fn a_return_to_an_outer_level_takes_inner_segments_away() {
+    let mut cpu = machine(true);
+    cpu.state.segments[4].selector = 3;
+    cpu.state.segments[4].attributes = 0;
+    cpu.state.segments[4].base = 0x1234;
+    for (n, value) in (0..).zip([CODE, 0x1b, 0x202, OUTER, 0x23]) {
+        cpu.put(INNER - 40 + 8 * n, value);
+    }
+    cpu.state.set(Gpr::RSP, INNER - 40);
+    // iretq
+    assert!(step(&mut cpu, &[0x48, 0xcf]).is_ok());
+    assert_eq!(cpu.state.segments[3].selector, 0, "DS was level 0's");
+    assert_eq!(cpu.state.segments[4].selector, 0);
+    assert_eq!(cpu.state.segments[4].base, 0x1234, "FS keeps its base");
+}
+
+#[test]
+fn a_non_maskable_interrupt_holds_others_off_until_iret() {
+    let mut cpu = machine(true);
+    gate(&mut cpu, 2, 0xe, 0);
+    assert_eq!(raise(&mut cpu, Event::Nmi), Delivery::Done);
+    assert!(cpu.state.nmi_blocked);
+    assert!(step(&mut cpu, &[0x48, 0xcf]).is_ok());
+    assert!(!cpu.state.nmi_blocked);
+    // A nested task does not exist in long mode.
+    cpu.state.flags |= Flags::NT;
+    let refused = Err(Stop::Exception(Exception::GENERAL_PROTECTION));
+    assert_eq!(step(&mut cpu, &[0x48, 0xcf]), refused);
+}
+
+#[test]
+fn the_io_bitmap_opens_ports_to_outer_levels() {
+    let mut cpu = machine(true);
+    level(&mut cpu, 3);
+    cpu.state.tr.limit = 0x77;
+    cpu.put(TASK + 0x60, 0x68 << 48);
+    // Ports 0 to 7 are open, 8 is not.
+    cpu.put(TASK + 0x68, 0xffff_ffff_ffff_ff00);
+    let refused = Err(Stop::Exception(Exception::GENERAL_PROTECTION));
+    // in al, 7: it reaches the port, where this processor stops.
+    assert_eq!(step(&mut cpu, &[0xe4, 7]), Err(Stop::Exit));
+    // in ax, 7 would read port 8 too.
+    assert_eq!(step(&mut cpu, &[0x66, 0xe5, 7]), refused);
+    // Beyond the limit nothing is open.
+    assert_eq!(step(&mut cpu, &[0xe4, 0xf0]), refused);
+}
