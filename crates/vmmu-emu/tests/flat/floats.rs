@@ -1,8 +1,6 @@
 //! Floating-point instructions of SSE and x87: what the manuals promise, in a few cases each. The crate `vmmu-emu-native` compares many with a processor.
 
-mod common;
-
-use common::Flat;
+use crate::common::Flat;
 use vmmu_emu::{Exception, Extended, Flags, Gpr, Stop, step};
 
 /// MXCSR's flags, and those of FSW.

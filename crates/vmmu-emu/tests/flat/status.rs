@@ -1,8 +1,6 @@
 //! Who may change the interrupt flag and its like: POPF, PUSHF, CLI, STI (AMD APM vol. 2, section 8.10; vol. 3, "POPF").
 
-mod common;
-
-use common::Flat;
+use crate::common::Flat;
 use vmmu_emu::{Exception, Flags, Gpr, Stop, step};
 
 const POPF: &[u8] = &[0x9d];

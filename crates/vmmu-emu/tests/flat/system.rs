@@ -1,8 +1,6 @@
 //! System instructions.
 
-mod common;
-
-use common::Flat;
+use crate::common::Flat;
 use vmmu_emu::{Exception, Gpr, Stop, step};
 
 /// A 64-bit kernel on flat memory with a descriptor table at [`Flat::BASE`] and code behind it.

@@ -1,8 +1,6 @@
 //! Interrupts, exceptions, and the way back.
 
-mod common;
-
-use common::Flat;
+use crate::common::Flat;
 use vmmu_emu::{
     Delivery, Event, Exception, Flags, Gpr, Mode, Op, Segment, SegmentName, State, Stop, decode,
     deliver, raise, step,

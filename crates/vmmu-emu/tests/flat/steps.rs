@@ -1,8 +1,6 @@
 //! Single instructions.
 
-mod common;
-
-use common::Flat;
+use crate::common::Flat;
 use vmmu_emu::{Exception, Flags, Gpr, Stop, step};
 
 #[test]

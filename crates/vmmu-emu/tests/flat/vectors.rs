@@ -1,8 +1,6 @@
 //! Vector instructions: moves, rules of alignment and availability, lanes, and the state in memory.
 
-mod common;
-
-use common::Flat;
+use crate::common::Flat;
 use vmmu_emu::{Exception, Gpr, Stop, step};
 
 const A: u128 = 0x0f1e_2d3c_4b5a_6978_8796_a5b4_c3d2_e1f0;

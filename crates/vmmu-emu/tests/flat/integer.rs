@@ -1,8 +1,6 @@
 //! Integer instructions whose promise is more than a result: order, addresses, stops.
 
-mod common;
-
-use common::Flat;
+use crate::common::Flat;
 use vmmu_emu::{After, Exception, Flags, Gpr, Stop, step};
 
 const DATA: u64 = Flat::BASE + 0x1000;
