@@ -5,6 +5,7 @@
 //! Invariants:
 //! 1. The tests that are to kill a mutant pass without it, and are at least one: otherwise nothing would be shown.
 
+mod boot;
 mod list;
 mod suites;
 
@@ -26,6 +27,9 @@ pub(crate) struct Selection {
     /// Runs the K-th of N parts
     #[arg(long, value_name = "K/N", conflicts_with = "name")]
     part: Option<Share>,
+    /// Boots a guest with each mutant instead, on the software machine with its judge
+    #[arg(long, conflicts_with_all = ["all", "part"])]
+    boot: bool,
     /// Runs this mutant
     name: Option<String>,
 }
@@ -76,6 +80,9 @@ impl FromStr for Share {
 
 /// Runs the chosen mutants; a survivor is a failure.
 pub(crate) fn run(selection: &Selection) -> Tally {
+    if selection.boot {
+        return boot::run(selection.name.as_deref());
+    }
     let chosen: Vec<&Mutant> = selection.choose().collect();
     if chosen.is_empty() {
         println!("no mutant of that name; docs/mutants.md has the list");

@@ -20,7 +20,7 @@ use crate::step::{cargo, root};
 use crate::tally::Tally;
 
 /// Names the mutant to the library.
-const SWITCH: &str = "VMMU_MUTANT";
+pub(super) const SWITCH: &str = "VMMU_MUTANT";
 /// How long one program may run.
 const LIMIT: Duration = Duration::from_secs(60);
 /// Under loom a test explores many thousand runs.
@@ -297,7 +297,10 @@ fn counted(output: &str) -> u64 {
 }
 
 /// Runs a command for at most `limit`; no status means that it was ended.
-fn bounded(mut command: Command, limit: Duration) -> std::io::Result<(Option<ExitStatus>, String)> {
+pub(super) fn bounded(
+    mut command: Command,
+    limit: Duration,
+) -> std::io::Result<(Option<ExitStatus>, String)> {
     let mut file = tempfile::tempfile()?;
     command.stdout(file.try_clone()?).stderr(file.try_clone()?);
     let mut child = command.spawn()?;
