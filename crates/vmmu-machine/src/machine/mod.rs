@@ -59,7 +59,7 @@ pub enum Nature {
     /// Fast.
     #[default]
     Plain,
-    /// TLBs keep what they may, forget and walk ahead at random; frames are taken back while the guest runs.
+    /// TLBs keep what they may, forget and walk ahead at random; guest frames lie scattered.
     Hostile,
     /// As hostile, but one thread runs one processor after the other, and time is counted instructions: one seed gives one run.
     Deterministic,
