@@ -288,7 +288,9 @@ impl<G: Ground> Judge<G> {
 }
 
 impl<G: Ground> Observer for Judge<G> {
-    const WATCHES: bool = true;
+    fn watches(&self) -> bool {
+        true
+    }
 
     fn now(&self) -> Time {
         self.watch.now()

@@ -102,9 +102,12 @@ pub struct Emulated {
 }
 
 /// Whoever watches the translations of a machine.
+///
+/// A processor asks it where its front arrays have no answer, never on the way of a hit. So one kind of observer serves machines with and without a judge
+/// (`Option<Judge>`), and the emulator is compiled once for both.
 pub trait Observer: Send + Sync {
-    /// Whether anybody does.
-    const WATCHES: bool;
+    /// Says whether anybody does; the same always. Asked where no front array has an answer.
+    fn watches(&self) -> bool;
 
     /// Returns the present time in the order of stores to watched frames.
     fn now(&self) -> Time;
@@ -173,8 +176,10 @@ pub trait Observer: Send + Sync {
 
 /// Nobody watches.
 impl Observer for () {
-    const WATCHES: bool = false;
-
+    #[inline(always)]
+    fn watches(&self) -> bool {
+        false
+    }
     #[inline(always)]
     fn now(&self) -> Time {
         Time::START
@@ -219,5 +224,83 @@ impl Observer for () {
     }
     fn violated<M: Physical>(&self, _: VcpuId, _: &Cpu<M>, _: Fault) -> Caught {
         Caught
+    }
+}
+
+/// Somebody watches, or nobody.
+impl<O: Observer> Observer for Option<O> {
+    #[inline]
+    fn watches(&self) -> bool {
+        self.is_some()
+    }
+    #[inline]
+    fn now(&self) -> Time {
+        self.as_ref().map_or(Time::START, O::now)
+    }
+    #[inline]
+    fn epoch(&self, vcpu: VcpuId) -> Epoch {
+        self.as_ref()
+            .map_or(Epoch(0), |watcher| watcher.epoch(vcpu))
+    }
+    #[inline]
+    fn renewed(&self, vcpu: VcpuId, epoch: Epoch) {
+        self.iter().for_each(|watcher| watcher.renewed(vcpu, epoch));
+    }
+    #[inline]
+    fn is_watched(&self, frame: Frame) -> bool {
+        self.as_ref()
+            .is_some_and(|watcher| watcher.is_watched(frame))
+    }
+    #[inline]
+    fn store<T>(&self, at: Hpa, len: usize, store: impl FnOnce() -> T) -> T {
+        match self {
+            Some(watcher) => watcher.store(at, len, store),
+            None => store(),
+        }
+    }
+    #[inline]
+    fn entered(&self, vcpu: VcpuId) {
+        self.iter().for_each(|watcher| watcher.entered(vcpu));
+    }
+    #[inline]
+    fn exited(&self, vcpu: VcpuId) {
+        self.iter().for_each(|watcher| watcher.exited(vcpu));
+    }
+    fn registers(&self, vcpu: VcpuId, state: &PagingState, load: Load) {
+        self.iter()
+            .for_each(|watcher| watcher.registers(vcpu, state, load));
+    }
+    fn root_loaded(&self, vcpu: VcpuId, cr3: Cr3) {
+        self.iter()
+            .for_each(|watcher| watcher.root_loaded(vcpu, cr3));
+    }
+    fn flushed(&self, vcpu: VcpuId, what: TlbFlush) {
+        self.iter().for_each(|watcher| watcher.flushed(vcpu, what));
+    }
+    fn remapped(&self, base: Gfn, frames: u64) {
+        self.iter()
+            .for_each(|watcher| watcher.remapped(base, frames));
+    }
+    fn used<M: Physical>(&self, vcpu: VcpuId, cpu: &Cpu<M>, used: &Used<'_>) -> Result<(), Caught> {
+        self.iter()
+            .try_for_each(|watcher| watcher.used(vcpu, cpu, used))
+    }
+    fn refused(&self, vcpu: VcpuId, refused: &Refused) -> Result<(), Caught> {
+        self.iter()
+            .try_for_each(|watcher| watcher.refused(vcpu, refused))
+    }
+    fn emulated(&self, vcpu: VcpuId, emulated: &Emulated) -> Result<(), Caught> {
+        self.iter()
+            .try_for_each(|watcher| watcher.emulated(vcpu, emulated))
+    }
+    fn judged(&self) -> Option<Judged> {
+        self.as_ref().and_then(O::judged)
+    }
+    fn report(&self) -> Option<String> {
+        self.as_ref().and_then(O::report)
+    }
+    fn violated<M: Physical>(&self, vcpu: VcpuId, cpu: &Cpu<M>, fault: Fault) -> Caught {
+        self.as_ref()
+            .map_or(Caught, |watcher| watcher.violated(vcpu, cpu, fault))
     }
 }

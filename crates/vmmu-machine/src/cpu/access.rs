@@ -53,7 +53,7 @@ impl<O: Observer> Core<O> {
         start: Time,
     ) -> Result<Hpa, Stop> {
         let hpa = translation.hpa;
-        if O::WATCHES {
+        if self.observer.watches() {
             let used = Used {
                 va: Va::new(at),
                 access,
@@ -65,8 +65,9 @@ impl<O: Observer> Core<O> {
                 return self.leave(Exit::Caught);
             }
         }
-        let stays_told =
-            O::WATCHES && access.kind == Kind::Write && self.observer.is_watched(hpa.frame());
+        let stays_told = self.observer.watches()
+            && access.kind == Kind::Write
+            && self.observer.is_watched(hpa.frame());
         if !self.front.is_open() || stays_told {
             if access.kind == Kind::Write {
                 self.granted
@@ -78,7 +79,7 @@ impl<O: Observer> Core<O> {
         // What can be written can nearly always be read, and is.
         let read = MmuAccess::new(Kind::Read, access.privilege);
         if access.kind == Kind::Write
-            && !O::WATCHES
+            && !self.observer.watches()
             && self.mmu.permits(&translation.entry).contains(read)
         {
             self.front.fill(read, at, hpa);

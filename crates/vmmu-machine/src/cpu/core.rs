@@ -120,7 +120,7 @@ impl<O: Observer> Core<O> {
     /// Drops what the front arrays hold.
     pub(super) fn clear_front(&mut self) {
         self.front.clear();
-        if O::WATCHES {
+        if self.observer.watches() {
             self.observer.renewed(self.vcpu, self.epoch);
         }
     }

@@ -273,7 +273,7 @@ impl<O: Observer> Processor<O> {
         if self.kick.is_due() && self.kick.take() {
             return Some(Exit::Pause(Pause::Kick));
         }
-        if O::WATCHES {
+        if self.core.observer.watches() {
             let epoch = self.core.observer.epoch(self.core.vcpu);
             if epoch != self.core.epoch {
                 self.core.epoch = epoch;

@@ -48,12 +48,9 @@ impl Machine {
     /// # Errors
     /// [`Error`].
     pub fn ready(self) -> Result<Ready, Error> {
-        if self.check {
-            let vcpus = u16::from(self.cpus.get());
-            let judge = |guest: &Arc<GuestFrames>| Judge::new(Arc::clone(guest), vcpus);
-            return Ok(Ready(Box::new(self.assemble(judge)?)));
-        }
-        Ok(Ready(Box::new(self.assemble(|_| ())?)))
+        let (check, vcpus) = (self.check, u16::from(self.cpus.get()));
+        let judge = |guest: &Arc<GuestFrames>| check.then(|| Judge::new(Arc::clone(guest), vcpus));
+        Ok(Ready(Box::new(self.assemble(judge)?)))
     }
 
     fn assemble<O: Observer>(
