@@ -199,27 +199,32 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         let writable = host.writable
             && (!slot.flags.contains(SlotFlags::READ_ONLY) || mutant!(NestedReadOnlyWritable))
             && (writes || !logs);
-        let mut id = self.direct_root(space)?;
+        let root = self.direct_root(space)?;
+        let (mut id, mut page, mut level) = (root, self.page(root), Level::L4);
         // The tables on the way, which pruning spares.
-        let mut way = [id; 4];
+        let mut way = [root; 3];
+        let mut depth = 0;
         loop {
-            let page = self.page(id);
-            let level = page.role().level();
             let index = level.index(gfn.address().get());
             let spte = self.load(page, index);
-            if level > target || self.is_link(page, index, spte) {
-                id = match self.nested_child(page, index, gfn) {
-                    Some(child) => child,
-                    None if self.is_link(page, index, spte) => return Err(Again::Raced),
-                    None if spte.is_present() => return self.direct_split(id, index),
-                    None => self.direct_link(id, index, gfn, &way)?,
-                };
-                way[usize::from(4 - level.get().min(4))] = id;
-                note_use(self.page(id));
-                continue;
-            }
-            let leaf = self.direct_leaf(gfn, host, level, writable);
-            return self.direct_install(id, index, gfn.align_down(level), leaf, snapshot);
+            (id, page) = match self.nested_child(page, (index, level), spte, gfn) {
+                Some(child) => child,
+                None if self.is_link(page, index, spte) => return Err(Again::Raced),
+                None if level <= target => {
+                    let leaf = self.direct_leaf(gfn, host, level, writable);
+                    let block = gfn.align_down(level);
+                    return self.direct_install(id, index, block, leaf, snapshot);
+                }
+                None if spte.is_present() => return self.direct_split(id, index),
+                None => {
+                    let child = self.direct_link(id, index, gfn, &way)?;
+                    (child, self.page(child))
+                }
+            };
+            level = level.below().ok_or(Again::Raced)?;
+            way[depth % 3] = id;
+            depth += 1;
+            note_use(page);
         }
     }
 

@@ -14,6 +14,7 @@ use crate::host::Host;
 use crate::mmu::Call;
 use crate::page::{Flags, PRESENT_WORDS, Page, PageId, Record};
 use crate::prefetch::Window;
+use crate::spte::Spte;
 use crate::stats::{Event, Observer};
 use crate::sync::Ordering;
 
@@ -74,7 +75,9 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
             if level.below()? == role.level() {
                 return Some((above, index));
             }
-            above = self.nested_child(self.page(above), index, page.gfn())?;
+            let table = self.page(above);
+            let spte = self.load(table, index);
+            (above, _) = self.nested_child(table, (index, level), spte, page.gfn())?;
         }
     }
 
@@ -131,17 +134,27 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
     ///
     /// No lock is needed: the page is the one for its place, or none is returned.
     #[inline]
-    pub(crate) fn nested_child(&self, page: &Page, index: Index, gfn: Gfn) -> Option<PageId> {
-        if !self.is_link(page, index, self.load(page, index)) {
+    pub(crate) fn nested_child(
+        &self,
+        page: &Page,
+        (index, level): (Index, Level),
+        spte: Spte,
+        gfn: Gfn,
+    ) -> Option<(PageId, &Page)> {
+        let below = level.below()?;
+        if !spte.is_present() || spte.has(Spte::LARGE) {
             return None;
         }
-        let Record::Link(child) = page.record(index) else {
+        let Record::Link(child) = page.record_at(index, level) else {
             return None;
         };
-        let (space, level) = (page.role().space(), page.role().level());
-        let role = self.nested_role(space, level.below()?);
-        let below = self.mmu.pool.try_get(child)?;
-        below.is_for(gfn.align_down(level), role).then_some(child)
+        let table = self.mmu.pool.try_get(child)?;
+        let role = table.role();
+        let is_right = table.is_alive()
+            && table.gfn() == gfn.align_down(level)
+            && role.level() == below
+            && role.space() == page.role().space();
+        is_right.then_some((child, table))
     }
 }
 

@@ -22,7 +22,10 @@ fn world_with_table(maps: bool) -> (Arc<LoomMmu>, PageId) {
         fault(&mmu);
         let root = call.direct_root(SPACE).unwrap();
         let index = Level::L4.index(D.address().get());
-        let table = call.nested_child(call.page(root), index, D).unwrap();
+        let spte = call.load(call.page(root), index);
+        let (table, _) = call
+            .nested_child(call.page(root), (index, Level::L4), spte, D)
+            .unwrap();
         if !maps {
             drop(mmu.invalidate_begin(D, 1));
         }
