@@ -9,12 +9,13 @@
 //! 1. When the machine has ended, the far side of the console is shut down, so that nobody waits for more.
 //! 2. A panic of the machine's is told as what it is: a bug.
 
+use core::panic::AssertUnwindSafe;
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 use std::io::{LineWriter, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::catch_unwind;
 use std::process::ExitStatus;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
