@@ -18,8 +18,9 @@
 //! | zap, reported write | `install` | a report that finds no page any more waits for its flush; the gate closes after it | 8,590 |
 //! | removal by frame, install in the slot (T15) | `install` | record, reverse maps, dirty log: the right frame each; never two frames in TLBs | 5,256 |
 //! | make_clean, unsync (T14) | `clean` | the next root load sees what the guest wrote | 182 |
-//! | root load, unsync (T14) | `clean` | the same for a load that had nothing to do | 422 |
-//! | root load, root load | `clean` | neither believes an empty list too early | 1,828 |
+//! | root load that leaves the page unsync, write | `clean` | the next root load sees it, though nobody faulted | 48 |
+//! | root load, unsync (T14) | `clean` | the same for a load that had nothing to do | 475, 281 |
+//! | root load, root load | `clean` | neither believes an empty list too early | 1,828, 1,030 |
 //! | make_clean, make_clean (T9) | `clean` | no writer is left to a clean page, in two roles or one | 48,493, 8,260 |
 //! | make_clean, install in an empty table | `clean` | the first entry agrees with the table | 5,913 |
 //! | invalidation, look-up and install (T5) | `invalidation`, `faults` | a frame taken back is not installed | 1,482, 1,147 |
