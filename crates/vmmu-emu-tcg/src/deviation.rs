@@ -17,6 +17,11 @@ use crate::record::{CR0, CR2, ERROR, FLAGS, NAMES, RIP, VECTOR};
 /// it was. They are left out of every comparison.
 pub(crate) const SAVED_FLAGS: u64 = 1 << 16;
 
+/// STI's opcode.
+const STI: u8 = 0xfb;
+/// The end of the lower half of canonical addresses.
+const LAST_CANONICAL: u64 = 0x7fff_ffff_ffff;
+
 /// Whether the comparison of a program goes on behind a deviation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Then {
@@ -45,7 +50,7 @@ struct Deviation {
     explains: fn(&Parting<'_>, &Word) -> bool,
 }
 
-const DEVIATIONS: [Deviation; 16] = [
+const DEVIATIONS: [Deviation; 19] = [
     // The error code of a page fault has W set for a read that is part of an update (Intel SDM vol. 3, section 4.7; AMD APM vol. 2, section 8.4.2).
     // QEMU's loads don't know what follows.
     Deviation {
@@ -211,6 +216,38 @@ const DEVIATIONS: [Deviation; 16] = [
             word.place == FLAGS
                 && is_handler(parting.ours.0[RIP])
                 && (word.ours ^ word.theirs) & !(0xcd5 | SAVED_FLAGS) == 0
+        },
+    },
+    // STI holds off maskable interrupts for an instruction, not traps (AMD APM vol. 2, section 8.1.4). QEMU holds off both.
+    Deviation {
+        name: "a trap after STI",
+        then: Then::Stop,
+        explains: |parting, _| {
+            let offset = parting.ours.0[RIP].wrapping_sub(1).wrapping_sub(CODE) % PAGE;
+            let last = parting.program.code.get(offset as usize);
+            parting.ours.0[VECTOR] == 1
+                && parting.theirs.0[RIP] != parting.ours.0[RIP]
+                && last == Some(&STI)
+        },
+    },
+    // An access across the end of the canonical addresses raises #SS or #GP (AMD APM vol. 2, section 5.3.1). QEMU looks at its first byte.
+    Deviation {
+        name: "an access across the end of the canonical addresses",
+        then: Then::Stop,
+        explains: |parting, _| {
+            matches!(parting.ours.0[VECTOR], 12 | 13)
+                && parting.theirs.0[VECTOR] == 14
+                && parting.theirs.0[CR2] >> 4 == LAST_CANONICAL >> 4
+        },
+    },
+    // A far return checks the offset against the limit of code that is not 64-bit (AMD APM vol. 2, section 4.12). QEMU goes there.
+    Deviation {
+        name: "a return beyond the limit",
+        then: Then::Stop,
+        explains: |parting, _| {
+            parting.ours.0[VECTOR] == 13
+                && parting.ours.0[ERROR] == 0
+                && parting.theirs.0[RIP] >> 32 != 0
         },
     },
     // The manuals don't say which operand CMPS reads first, nor what PUSHA writes first.

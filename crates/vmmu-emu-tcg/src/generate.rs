@@ -303,7 +303,8 @@ impl Generator {
         let flags_of_call = 0x4_0700 & rng.u64(..) | 0x100;
         let msrs = [
             0xd01,
-            0x001b_0008 << 32,
+            // SYSRET adds the level, if it is not there.
+            [0x001b_0008, 0x0018_0008][rng.usize(..2)] << 32,
             self.handlers.system_call,
             self.handlers.system_call_32,
             flags_of_call,

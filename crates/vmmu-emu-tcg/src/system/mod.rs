@@ -47,7 +47,10 @@ pub(crate) fn fill(slot: &mut Slot<'_>) -> Code {
     sequence(slot)
 }
 
-/// Picks any selector.
+/// The selector of data that begins elsewhere. QEMU adds its base in 64-bit code too, so only FS and GS get it.
+const ELSEWHERE: u64 = 0x90;
+
+/// Picks any selector but [`ELSEWHERE`].
 fn selector(slot: &mut Slot<'_>) -> u64 {
     let rng = &mut *slot.rng;
     let level = if rng.bool() {
@@ -61,7 +64,10 @@ fn selector(slot: &mut Slot<'_>) -> u64 {
         // QEMU keeps the level of a null selector where a return makes it 0.
         0..20 => 0,
         20..50 => (rng.u64(..7) * 8) | 4 | level,
-        _ => (rng.u64(1..GDT_BYTES / 8 + 2) * 8) | level,
+        _ => match rng.u64(1..GDT_BYTES / 8 + 2) * 8 {
+            ELSEWHERE => 0x88 | level,
+            other => other | level,
+        },
     }
 }
 

@@ -2,8 +2,9 @@
 
 use iced_x86::{Code, Instruction, Register};
 
-use super::{made, scratch, selector};
+use super::{ELSEWHERE, made, scratch, selector};
 use crate::layout::{ALIAS, END_VECTOR};
+use crate::program::Kind;
 use crate::slot::Slot;
 
 /// Picks a selector for DS, ES or SS of 32-bit code: one that works is flat and writable, since QEMU checks neither limits nor types when it accesses
@@ -61,7 +62,9 @@ pub(super) fn segment(slot: &mut Slot<'_>) -> Code {
     ];
     let n = slot.rng.usize(..5);
     let to = names[n];
-    let value = if slot.bits() == 64 || n > 2 {
+    let value = if n > 2 && slot.rng.u8(..16) == 0 {
+        ELSEWHERE | 3
+    } else if slot.bits() == 64 || n > 2 {
         selector(slot)
     } else {
         flat_selector(slot)
@@ -131,6 +134,15 @@ pub(super) fn far_branch(slot: &mut Slot<'_>) -> Code {
         0..90 => [0xa3, 0xa0, 0xb3, 0xc3, 0xc0, 0xd3][slot.rng.usize(..6)],
         _ => code_selector(slot),
     };
+    if slot.kind == Kind::Kernel64 {
+        // With a null SS QEMU's CALL pushes by 16 bits of RSP.
+        slot.load(Register::RBX, 0x10);
+        slot.add(made(Instruction::with2(
+            Code::Mov_Sreg_r32m16,
+            Register::SS,
+            Register::EBX,
+        )));
+    }
     slot.fresh_stack();
     let target = landing(slot, if slot.kind.is_kernel() { 0 } else { 3 });
     let at = store_pointer(slot, value, target);
