@@ -115,7 +115,7 @@ pub(super) fn run(name: Option<&str>) -> Tally {
         return built;
     }
     let sound = boot(None);
-    if sound.caught.is_some() || !sound.words.starts_with("end: Exit") {
+    if sound.caught.is_some() || !sound.words.starts_with("Exit") {
         println!("without a mutant: {}", sound.words);
         return Tally::FAIL;
     }
@@ -208,31 +208,21 @@ fn boot(mutant: Option<&str>) -> Boot {
     }
 }
 
-/// Reads who caught what from what the machine printed at its end.
+/// Reads who caught what from what the machine printed at its end: a report, or the end's name.
 fn read(output: &str) -> Boot {
     let mut lines = output.lines().skip_while(|line| !line.starts_with("end: "));
     let first = lines
         .next()
         .unwrap_or("the machine did not say how it ended");
-    let second = lines.next().unwrap_or_default();
-    if first != "end: broken" {
-        return Boot {
-            caught: None,
-            words: first.to_owned(),
-        };
-    }
-    let auditor = second.starts_with("the auditor");
-    let words = if auditor {
-        lines.next().unwrap_or(second)
+    let said = first.strip_prefix("end: ").unwrap_or(first);
+    let of_vcpu = said.starts_with("vcpu ") || said.starts_with("led the processor astray");
+    let (caught, words) = if said.starts_with("the auditor") {
+        (Some(Catcher::Auditor), lines.next().unwrap_or(said))
     } else {
-        second
+        (of_vcpu.then_some(Catcher::Judge), said)
     };
     Boot {
-        caught: Some(if auditor {
-            Catcher::Auditor
-        } else {
-            Catcher::Judge
-        }),
+        caught,
         words: words.trim().to_owned(),
     }
 }
@@ -265,14 +255,15 @@ mod the_list {
 
     #[test]
     fn is_compared_with_who_speaks_at_the_end() {
-        let judge = read("ok\nend: broken\nvcpu 0: user read at 0x1 reaches\n  rip");
+        let judge = read("ok\n\nend: vcpu 0: user read at 0x1 reaches\n  rip");
         assert_eq!(judge.caught, Some(Catcher::Judge));
-        let auditor = read("end: broken\nthe auditor found broken rules: 1\n  slot 4\n");
+        let auditor = read("end: the auditor found broken rules: 1\n  slot 4\n");
         assert_eq!(
             (auditor.caught, &auditor.words[..]),
             (Some(Catcher::Auditor), "slot 4")
         );
-        assert_eq!(read("end: Exit(0)\n").caught, None);
+        let sound = read("end: Exit(0)\n");
+        assert_eq!((sound.caught, &sound.words[..]), (None, "Exit(0)"));
         assert_eq!(read("").caught, None);
     }
 }
