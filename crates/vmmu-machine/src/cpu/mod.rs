@@ -328,9 +328,12 @@ impl<O: Observer> Processor<O> {
     /// Executes a block, or its first instruction if something may come after it.
     #[inline(always)]
     fn run_block(&mut self, limit: u64) -> Result<(), Stop> {
+        let watched = self.core.state.is_watched();
+        if watched && let Some(exception) = self.core.state.take_debug() {
+            return Err(exception.into());
+        }
         let place = self.find_block()?;
-        let state = &self.core.state;
-        if state.is_watched() {
+        if watched {
             return self.run_one(place);
         }
         let block = self.blocks.at(place);
