@@ -10,7 +10,8 @@ mod linux;
 mod own;
 mod software;
 
-use std::path::PathBuf;
+use core::sync::atomic::{AtomicUsize, Ordering};
+use std::path::{Path, PathBuf};
 
 use crate::step::{cargo, passes_tests, root, succeeds};
 use crate::tally::Tally;
@@ -40,11 +41,26 @@ pub(crate) fn run_in_software() -> Tally {
         Ok(own) => own,
         Err(failed) => return failed,
     };
-    let mut tally = Tally::default();
-    for case in software::cases(&own) {
-        tally += case.run(&command);
-    }
-    tally
+    side_by_side(&software::cases(&own), &command)
+}
+
+/// Runs cases two at a time: each keeps one core busy.
+fn side_by_side(cases: &[Case], command: &Path) -> Tally {
+    let next = AtomicUsize::new(0);
+    let run = || {
+        let mut tally = Tally::default();
+        while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
+            tally += case.run(command);
+        }
+        tally
+    };
+    std::thread::scope(|scope| {
+        let other = scope.spawn(run);
+        let mut tally = run();
+        // A case that panicked has failed.
+        tally += other.join().unwrap_or(Tally::FAIL);
+        tally
+    })
 }
 
 /// Builds the command.

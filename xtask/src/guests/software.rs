@@ -5,8 +5,6 @@
 use super::own::Own;
 use super::{Case, Expected, linux};
 
-/// Under shadow and under nested paging.
-const MODES: [&str; 2] = ["shadow", "nested"];
 /// Seconds that a case may take; many times what it takes on an idle machine.
 const LIMIT: u32 = 400;
 /// A boot that is checked runs these, fewer than others.
@@ -20,36 +18,45 @@ pub(super) fn cases(own: &Own) -> Vec<Case> {
         seconds: LIMIT,
         expected: Expected::new(0, &["How the two compare", "all memory was given back"]),
     }];
-    for mode in MODES {
-        cases.extend(plain(mode, own));
-        cases.extend(checked(mode, own));
+    for mode in ["shadow", "nested"] {
+        cases.extend(both(mode, own));
     }
+    cases.extend(under_shadow_paging());
     cases.extend(formats(own));
     cases
 }
 
-fn plain(mode: &str, own: &Own) -> Vec<Case> {
-    let boots = Expected::new(0, &["Linux vmmu ", "\nok\n"]);
-    let exec = |what: &str, commands: &str, expected| {
-        let words = ["linux", "--exec", commands];
-        case(mode, what, &words, expected)
-    };
+fn boots() -> Expected {
+    Expected::new(0, &["Linux vmmu ", "\nok\n"])
+}
+
+/// What is run in both modes.
+fn both(mode: &str, own: &Own) -> Vec<Case> {
+    let hostile = ["--check", "--nature", "hostile"];
+    let with = |words: &[&'static str], more: &[&'static str]| [words, &hostile[..], more].concat();
     vec![
-        exec("linux boots and runs 200 programs", linux::DONE, boots),
-        exec(
-            "linux, memory-hungry loop",
-            linux::MEMORY,
-            Expected::new(0, &["memory holds\n"]),
+        case(
+            mode,
+            "linux boots and runs 200 programs",
+            &["linux", "--exec", linux::DONE],
+            boots(),
         ),
-        exec(
-            "linux, a status of its own",
-            "exit 42",
-            Expected::new(42, &[]),
+        case(
+            mode,
+            "linux, hostile, checked",
+            &with(&["linux", "--exec", SHORT], &["--seed", "7"]),
+            boots(),
         ),
         case(
             mode,
             "stress guest",
             &[&own.stress],
+            Expected::new(1, &["0 failures"]),
+        ),
+        case(
+            mode,
+            "stress guest, hostile, checked",
+            &[&[own.stress.as_str()], &hostile[..], &["--seed", "3"]].concat(),
             Expected::new(1, &["0 failures"]),
         ),
         case(
@@ -61,46 +68,38 @@ fn plain(mode: &str, own: &Own) -> Vec<Case> {
     ]
 }
 
-/// With every translation judged.
-fn checked(mode: &str, own: &Own) -> Vec<Case> {
-    let boots = || Expected::new(0, &["Linux vmmu ", "\nok\n"]);
-    let linux = |what: &str, commands: &str, more: &[&str], expected| {
-        let words = [&["linux", "--check", "--exec", commands], more].concat();
-        case(mode, what, &words, expected)
+/// What is run under shadow paging, where there is most to get wrong.
+fn under_shadow_paging() -> Vec<Case> {
+    let linux = |what: &str, commands: &'static str, more: &[&'static str], expected| {
+        let words = [&["linux", "--exec", commands], more].concat();
+        case("shadow", what, &words, expected)
     };
+    let deterministic = ["--check", "--nature", "deterministic", "--seed", "8"];
     vec![
-        linux("linux, plain, checked", SHORT, &[], boots()),
         linux(
-            "linux, hostile, checked",
-            SHORT,
-            &["--nature", "hostile", "--seed", "7"],
-            boots(),
+            "linux, memory-hungry loop, checked",
+            linux::MEMORY,
+            &["--check"],
+            Expected::new(0, &["memory holds\n"]),
+        ),
+        linux(
+            "linux, fork-heavy loop",
+            linux::FORKS,
+            &[],
+            Expected::new(0, &["forks end\n"]),
         ),
         linux(
             "linux, deterministic, checked",
             SHORT,
-            &["--nature", "deterministic", "--seed", "8"],
+            &deterministic,
             boots(),
         ),
-        case(
-            mode,
-            "stress guest, hostile, checked",
-            &[&own.stress, "--check", "--nature", "hostile", "--seed", "3"],
-            Expected::new(1, &["0 failures"]),
-        ),
-        case(
-            mode,
-            "forks, hostile",
-            &[
-                "linux",
-                "--nature",
-                "hostile",
-                "--seed",
-                "4",
-                "--exec",
-                linux::FORKS,
-            ],
-            Expected::new(0, &["forks end\n"]),
+        linux("linux, two processors", SHORT, &["--cpus", "2"], boots()),
+        linux(
+            "linux, a status of its own",
+            "exit 42",
+            &[],
+            Expected::new(42, &[]),
         ),
     ]
 }
