@@ -16,8 +16,8 @@
 //!
 //! The library part builds on any x86-64 host, where its pure modules are tested.
 //!
-//! Known gaps: one CPU; no instruction emulator, so that devices in memory must pass through; LMSW and SMSW with memory operands are
-//! refused.
+//! Known gaps: one CPU; the emulator serves writes to guest tables only, so that devices in memory must pass through; LMSW and SMSW with
+//! memory operands are refused.
 #![no_std]
 #![deny(unsafe_code)]
 extern crate alloc;

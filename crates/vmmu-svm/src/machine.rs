@@ -8,6 +8,8 @@
 //! 2. What isn't known ends the run with a reason; nothing is guessed.
 
 mod control_exits;
+mod emulate;
+mod guest_cpu;
 mod io;
 mod nmi;
 mod step;
@@ -211,9 +213,7 @@ impl Machine {
             Gva::new(vmcb.exit_info2),
             PageFaultCode::from_bits_retain(vmcb.exit_info1 as u32),
         );
-        let answer = self
-            .memory
-            .page_fault(gva, code, self.vcpu.privilege(), vmcb.rip);
+        let answer = self.memory.page_fault(gva, code, self.vcpu.privilege());
         self.carry_out(answer)
     }
 
@@ -223,7 +223,7 @@ impl Machine {
             Gpa::new(vmcb.exit_info2),
             PageFaultCode::from_bits_retain(vmcb.exit_info1 as u32),
         );
-        let answer = self.memory.nested_fault(gpa, code, vmcb.rip);
+        let answer = self.memory.nested_fault(gpa, code);
         self.carry_out(answer)
     }
 
@@ -235,6 +235,7 @@ impl Machine {
                 Ok(())
             }
             Answer::Raise(exception) => self.raise(exception),
+            Answer::WriteTable(gva, gpa) => self.write_table(gva, gpa),
             Answer::Step(gva, gpa) => self.begin_step(gva, gpa),
             Answer::Refused(text) => refused(format!("{text}, at rip {:#x}", self.vcpu.vmcb.rip)),
         }

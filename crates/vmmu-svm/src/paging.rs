@@ -11,6 +11,8 @@
 //! 1. The control block's CR3, or nCR3, is what [`Memory::enter`] took from the library for this very entry.
 //! 2. Without paging the shadow root is in PAE format, or the guest would run on raw physical memory.
 
+mod tracked;
+
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
@@ -22,7 +24,7 @@ use vmmu::paging::{Cr0, Cr3, Cr4, Efer, GuestFormat, PagingState};
 use vmmu::walk::{Access, AccessKind, PageFaultCode, Privilege};
 use vmmu::{
     AddressSpace, Config, EmulateReason, Engine, Error, FaultOutcome, ForeignWrites, Mmu,
-    SlotConfig, SlotFlags, Strictness, TlbFlush, Unprotected, Vcpu,
+    SlotConfig, SlotFlags, Strictness, TlbFlush, Vcpu,
 };
 
 use crate::arch::guest_ram::GuestRam;
@@ -41,8 +43,6 @@ const DEVICES: [Gpa; 3] = [
 ];
 /// TLB_CONTROL: flush everything as the guest is entered.
 const FLUSH_ALL: u32 = 1;
-/// How often in a row one instruction may come back because its own translation needs the table that it writes.
-const PATIENCE: u32 = 16;
 
 /// What the guest gets after a fault.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -52,6 +52,8 @@ pub enum Answer {
     Resume,
     /// It gets this exception.
     Raise(Exception),
+    /// Its write to a guest table at these addresses is emulated, or [`Memory::unprotect`] makes way for it.
+    WriteTable(Gva, Gpa),
     /// Its write, to the page at these addresses, runs alone with CR0.WP off.
     Step(Gva, Gpa),
     /// It did what can't be served.
@@ -65,6 +67,8 @@ pub struct Memory {
     paging: Paging,
     /// How often in a row a write to a guest table came back.
     again: u32,
+    /// How many instructions were emulated.
+    emulated: u64,
 }
 
 impl Memory {
@@ -85,9 +89,9 @@ impl Memory {
         };
         let frames = ram.pieces().iter().map(|piece| piece.bytes / 4096).sum();
         let mut config = Config::new(engine, 1, frames, shape.model());
-        // There is no instruction emulator: every write must make progress without.
+        // A table that is let go is written at full speed until the next flush; the emulator takes what can't be.
         config.unsync_level = Level::L4;
-        // The hypervisor itself writes no guest table; what it lets the guest write alone is reported before the one processor goes on.
+        // What is written in the guest's name, or by the guest unseen, is reported before the one processor goes on.
         config.foreign_writes = ForeignWrites::ReportedFirst;
         if let Some(limit) = configuration.max_pages {
             config.max_pages = limit;
@@ -123,6 +127,7 @@ impl Memory {
             mmu,
             paging,
             again: 0,
+            emulated: 0,
         })
     }
 
@@ -213,24 +218,18 @@ impl Memory {
 
     /// Answers a page fault under shadow paging.
     #[inline]
-    pub fn page_fault(
-        &mut self,
-        gva: Gva,
-        code: PageFaultCode,
-        privilege: Privilege,
-        rip: u64,
-    ) -> Answer {
+    pub fn page_fault(&mut self, gva: Gva, code: PageFaultCode, privilege: Privilege) -> Answer {
         let access = Access::from_page_fault(code, privilege);
         let outcome = self.vcpu().handle_fault(gva, access);
         if outcome == Ok(FaultOutcome::Resume) {
             self.again = 0;
             return Answer::Resume;
         }
-        self.carry_out(outcome, gva, rip)
+        self.carry_out(outcome, gva)
     }
 
     /// Answers a nested page fault.
-    pub fn nested_fault(&mut self, gpa: Gpa, code: PageFaultCode, rip: u64) -> Answer {
+    pub fn nested_fault(&mut self, gpa: Gpa, code: PageFaultCode) -> Answer {
         let kind = if code.contains(PageFaultCode::FETCH) {
             AccessKind::Fetch
         } else if code.contains(PageFaultCode::WRITE) {
@@ -239,10 +238,10 @@ impl Memory {
             AccessKind::Read
         };
         let outcome = self.vcpu().handle_nested_fault(gpa, kind);
-        self.carry_out(outcome, Gva::new(0), rip)
+        self.carry_out(outcome, Gva::new(0))
     }
 
-    fn carry_out(&mut self, outcome: Result<FaultOutcome, Error>, gva: Gva, rip: u64) -> Answer {
+    fn carry_out(&mut self, outcome: Result<FaultOutcome, Error>, gva: Gva) -> Answer {
         match outcome {
             Ok(FaultOutcome::Resume | FaultOutcome::Retry) => Answer::Resume,
             Ok(FaultOutcome::InjectPageFault { gva, code }) => {
@@ -252,7 +251,7 @@ impl Memory {
             Ok(FaultOutcome::EmulateWrite {
                 gpa,
                 reason: EmulateReason::GuestTable,
-            }) => self.unprotect(gpa, rip, gva),
+            }) => Answer::WriteTable(gva, gpa),
             Ok(FaultOutcome::EmulateWrite {
                 gpa,
                 reason: EmulateReason::Smap,
@@ -266,21 +265,6 @@ impl Memory {
             Ok(outcome) => Answer::Refused(format!("no instruction emulator for {outcome:?}")),
             Err(error) => Answer::Refused(error.to_string()),
         }
-    }
-
-    /// Answers a write to a guest table that stays protected: without an emulator the protection goes.
-    fn unprotect(&mut self, gpa: Gpa, rip: u64, gva: Gva) -> Answer {
-        match self.vcpu().unprotect(gpa, rip, gva) {
-            Ok(Unprotected::Retry | Unprotected::NotProtected) => self.again = 0,
-            Ok(Unprotected::Again) => self.again += 1,
-            Err(error) => return Answer::Refused(error.to_string()),
-        }
-        if self.again > PATIENCE {
-            return Answer::Refused(format!(
-                "an instruction writes the table at {gpa} of its own translation"
-            ));
-        }
-        Answer::Resume
     }
 
     /// Maps a page for reading.
@@ -322,6 +306,7 @@ impl Memory {
             .stats()
             .iter()
             .map(|(event, count)| (event.name(), count))
+            .chain([("instructions_emulated", self.emulated)])
             .collect()
     }
 

@@ -146,3 +146,19 @@ pub(crate) fn install_descriptors() {
     super::descriptor::install(super::entry::stub);
     super::mapping::unmap(Hpa::new(super::entry::stack_guard()));
 }
+
+#[cfg(test)]
+impl Frames {
+    /// Makes frames on the test's heap, never given back.
+    pub(crate) fn on_heap(count: usize) -> Self {
+        #[derive(Clone)]
+        #[repr(align(4096))]
+        #[expect(dead_code, reason = "it is reached by its address")]
+        struct Frame([u8; 4096]);
+        let memory = alloc::vec![Frame([0; 4096]); count].leak();
+        let start = memory.as_mut_ptr() as u64 / PAGE_SIZE;
+        Self {
+            range: start..start + count as u64,
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! One instruction executed by the emulator: a write to a guest table that stays protected.
+//!
+//! Invariants:
+//! 1. Nothing is emulated that the processor does better: an instruction that raises an exception, leaves the guest, is watched by a debugger, or
+//!    delivers an event runs again with the table's protection gone.
+//! 2. An instruction that writes the table of its own translation comes back a bounded number of times (scenario L3).
+
+use vmmu::addr::{Gpa, Gva};
+use vmmu_emu::{After, Cpu as _, Flags, LONGEST, Mode, decode};
+
+use super::guest_cpu::GuestCpu;
+use super::{Machine, Stop};
+use crate::arch::guest_ram::GuestRam;
+use crate::decode::Gpr;
+use crate::event::Event;
+use crate::paging::Memory;
+use crate::vcpu::Vcpu;
+
+/// The bit of the control block that says so: interrupts are held off for one instruction.
+const INTERRUPT_SHADOW: u64 = 1;
+
+/// What became of an attempt.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Emulated {
+    /// The instruction is over, or a repeated one got on.
+    Done,
+    /// The processor has to run it.
+    No,
+}
+
+impl Machine {
+    /// Answers the write of the guest's instruction to a guest table at these addresses.
+    #[cold]
+    pub(super) fn write_table(&mut self, gva: Gva, gpa: Gpa) -> Result<(), Stop> {
+        if emulate(&mut self.vcpu, &self.memory, &self.ram) == Emulated::Done {
+            self.memory.emulated();
+            return Ok(());
+        }
+        let answer = self.memory.unprotect(gpa, self.vcpu.vmcb.rip, gva);
+        self.carry_out(answer)
+    }
+}
+
+/// Executes the instruction that exited, if that can be done here.
+fn emulate(vcpu: &mut Vcpu, memory: &Memory, ram: &GuestRam) -> Emulated {
+    if Event::from_field(vcpu.vmcb.exit_int_info).is_some() {
+        return Emulated::No;
+    }
+    let Some((bytes, len)) = code(vcpu, ram) else {
+        return Emulated::No;
+    };
+    let mut cpu = GuestCpu::new(vcpu, memory, ram);
+    if cpu.state().is_watched() {
+        return Emulated::No;
+    }
+    let result = match decode::<GuestCpu<'_>>(&bytes[..len], Mode::of(cpu.state())) {
+        Ok(op) if op.after() != After::Anything => op.execute(&mut cpu),
+        _ => return Emulated::No,
+    };
+    // A repeated instruction that stopped has done some of its elements, and its registers say which.
+    let state = cpu.into_state();
+    for number in 0..16 {
+        vcpu.set(Gpr(number), state.get(vmmu_emu::Gpr::new(number)));
+    }
+    let vmcb = &mut vcpu.vmcb;
+    let flags = Flags::ARITHMETIC.bits();
+    vmcb.rflags = vmcb.rflags & !flags | state.flags.bits() & flags;
+    if result.is_err() {
+        return Emulated::No;
+    }
+    vmcb.rip = state.rip();
+    vmcb.rflags &= !Flags::RF.bits();
+    vmcb.interrupt_shadow &= !INTERRUPT_SHADOW;
+    Emulated::Done
+}
+
+/// Fetches the instruction's bytes, up to the end of its page; returns how many there are.
+fn code(vcpu: &mut Vcpu, ram: &GuestRam) -> Option<([u8; LONGEST], usize)> {
+    let at = vcpu.instruction_address();
+    let len = (4096 - at.page_offset() as usize).min(LONGEST);
+    let mut bytes = [0; LONGEST];
+    bytes.copy_from_slice(vcpu.fetch(ram)?.to_le_bytes().get(..LONGEST)?);
+    Some((bytes, len))
+}
+
+#[cfg(test)]
+mod one_instruction {
+    use super::*;
+    use crate::arch::physical::Frames;
+    use crate::arch::register::CpuidResult;
+    use crate::config::{Configuration, Hidden, Paging};
+    use crate::cpuid::Shape;
+    use crate::load::Entry;
+    use crate::tables::TableFrames;
+    use alloc::sync::Arc;
+
+    const CODE: u64 = 0x8000;
+    const DATA: u64 = 0x9000;
+    const ACCESSED: u64 = 0x23;
+    const DIRTY: u64 = 0x63;
+
+    struct Guest {
+        vcpu: Vcpu,
+        memory: Memory,
+        ram: Arc<GuestRam>,
+    }
+
+    /// A guest with 16 pages mapped to themselves by tables from 0x1000 on, about to execute `code` with RDI at the data.
+    fn guest(code: &[u8], data: u64) -> Guest {
+        let ram = Arc::new(GuestRam::on_heap(1));
+        let write = |at: u64, entry: u64| ram.write(Gpa::new(at), &entry.to_le_bytes()).unwrap();
+        for level in 1..4 {
+            write(level << 12, (level + 1) << 12 | ACCESSED);
+        }
+        for page in 0..16 {
+            write(0x4000 + page * 8, page << 12 | DIRTY);
+        }
+        write(0x4000 + (DATA >> 12) * 8, DATA | data);
+        ram.write(Gpa::new(CODE), code).unwrap();
+        let configuration = Configuration {
+            paging: Paging::Shadow,
+            memory: 0,
+            phys_bits: None,
+            hidden: Hidden::empty(),
+            max_pages: None,
+            audit: None,
+        };
+        let shape = Shape::new(&configuration, |_, _| CpuidResult {
+            eax: 48,
+            ..CpuidResult::default()
+        });
+        let entry = Entry::Long {
+            rip: CODE,
+            rsi: 0,
+            cr3: Gpa::new(0x1000),
+            gdt: Gpa::new(0),
+        };
+        let mut vcpu = Vcpu::new(entry, &shape, Paging::Shadow);
+        let frames = TableFrames::new(Frames::on_heap(64));
+        let mut memory = Memory::new(&configuration, &shape, &ram, frames).unwrap();
+        let state = *vcpu.state();
+        memory.apply(&state, &mut vcpu.vmcb).unwrap();
+        vcpu.set(Gpr(7), DATA);
+        vcpu.set(Gpr(0), 0x1122_3344_5566_7788);
+        Guest { vcpu, memory, ram }
+    }
+
+    impl Guest {
+        fn emulate(&mut self) -> Emulated {
+            emulate(&mut self.vcpu, &self.memory, &self.ram)
+        }
+        fn word(&self, at: u64) -> u64 {
+            self.ram.load64(Gpa::new(at)).unwrap()
+        }
+    }
+
+    #[test]
+    fn that_stores_is_executed_and_stepped_over() {
+        let mut guest = guest(&[0x48, 0x89, 0x47, 0x08], DIRTY);
+        guest.vcpu.vmcb.rflags |= Flags::RF.bits();
+        assert_eq!(guest.emulate(), Emulated::Done);
+        assert_eq!(guest.word(DATA + 8), 0x1122_3344_5566_7788);
+        assert_eq!((guest.vcpu.vmcb.rip, guest.vcpu.vmcb.rflags), (CODE + 4, 2));
+    }
+
+    #[test]
+    fn that_exchanges_says_what_it_found() {
+        // LOCK CMPXCHG [RDI], RCX with RAX other than what is there, then XCHG [RDI], RAX.
+        let mut guest = guest(&[0xf0, 0x48, 0x0f, 0xb1, 0x0f, 0x48, 0x87, 0x07], DIRTY);
+        guest.ram.write(Gpa::new(DATA), &[7]).unwrap();
+        assert_eq!(guest.emulate(), Emulated::Done);
+        assert_eq!((guest.vcpu.get(Gpr(0)), guest.word(DATA)), (7, 7));
+        assert_eq!(guest.vcpu.vmcb.rflags & Flags::ZF.bits(), 0);
+        guest.vcpu.set(Gpr(0), 9);
+        assert_eq!(guest.emulate(), Emulated::Done);
+        assert_eq!((guest.vcpu.get(Gpr(0)), guest.word(DATA)), (7, 9));
+    }
+
+    #[test]
+    fn that_repeats_leaves_registers_that_say_how_far_it_got() {
+        // REP STOSQ into a page that ends, with nothing behind the mapped ones.
+        let mut guest = guest(&[0xf3, 0x48, 0xab], DIRTY);
+        guest.vcpu.set(Gpr(7), 0xfff0);
+        guest.vcpu.set(Gpr(1), 5);
+        assert_eq!(guest.emulate(), Emulated::No);
+        let registers = [Gpr(1), Gpr(7)].map(|register| guest.vcpu.get(register));
+        assert_eq!((registers, guest.vcpu.vmcb.rip), ([3, 0x1_0000], CODE));
+        assert_eq!(guest.word(0xfff8), 0x1122_3344_5566_7788);
+    }
+
+    fn is_left_alone(code: &[u8], data: u64, change: fn(&mut Vcpu)) {
+        let mut guest = guest(code, data);
+        change(&mut guest.vcpu);
+        let before = [guest.vcpu.vmcb.rip, guest.vcpu.vmcb.rflags];
+        assert_eq!(guest.emulate(), Emulated::No, "{code:x?}");
+        let after = [guest.vcpu.vmcb.rip, guest.vcpu.vmcb.rflags];
+        assert_eq!((after, guest.word(DATA)), (before, 0), "{code:x?}");
+    }
+
+    #[test]
+    fn that_the_processor_does_better_is_left_to_it() {
+        const STORE: &[u8] = &[0x48, 0x89, 0x07];
+        // A page whose dirty bit, or accessed bit, is yet to be set; one that isn't there.
+        for data in [ACCESSED, 0x43, 0x62] {
+            is_left_alone(STORE, data, |_| ());
+        }
+        for change in [
+            (|vcpu| vcpu.vmcb.rflags |= Flags::TF.bits()) as fn(&mut Vcpu),
+            |vcpu| vcpu.vmcb.dr7 |= 1,
+            |vcpu| vcpu.vmcb.interrupt_shadow = 1,
+            |vcpu| vcpu.vmcb.exit_int_info = 0x8000_0330,
+            |vcpu| vcpu.set(Gpr(7), 0xaffd),
+        ] {
+            is_left_alone(STORE, DIRTY, change);
+        }
+        // MOVAPS and FNSTSW, whose registers the processor holds; an invalid one; OUTSB; STI; VSCATTERDPS.
+        for code in [
+            &[0x0f, 0x29, 0x07][..],
+            &[0xdd, 0x3f],
+            &[0x0f, 0x0b],
+            &[0x6e],
+            &[0xfb],
+            &[0x62, 0xf2, 0x7d, 0x49, 0xa2, 0x04, 0x0f],
+        ] {
+            is_left_alone(code, DIRTY, |_| ());
+        }
+    }
+}
