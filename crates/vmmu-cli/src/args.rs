@@ -90,11 +90,11 @@ pub struct RunArgs {
     /// Features hidden from the guest
     #[arg(long, value_enum, value_delimiter = ',', value_name = "FEATURE")]
     pub hide: Vec<Feature>,
-    /// The most shadow pages that may exist at once
-    #[arg(long, value_name = "N")]
+    /// The most shadow pages that may exist at once, at least 8 for each processor
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(8..))]
     pub max_pages: Option<u32>,
-    /// Runs the auditor every N exits (slow)
-    #[arg(long, value_name = "N")]
+    /// Runs the auditor every N exits (slow); on the software machine with --nature deterministic, or plain with one processor
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub audit: Option<u32>,
     /// A word added to QEMU's command line; may be repeated (svm)
     #[arg(long, value_name = "WORD", allow_hyphen_values = true)]

@@ -28,6 +28,7 @@ use crate::number::ByteSize;
 use crate::progress::Progress;
 use crate::qemu::{Clock, Machine, QEMU, QEMU_PACKAGE};
 use crate::run::{self, Guest};
+use crate::screen::say;
 use crate::session::{End, Output, Record, Session};
 use crate::tools;
 use crate::workspace::Workspace;
@@ -62,9 +63,9 @@ pub fn bench(args: &BenchArgs) -> Result<u8> {
             drop(progress);
         }
     }
-    print!("{}", table::render(&measured, args.all));
+    say(&table::render(&measured, args.all))?;
     if args.linux {
-        println!("\n{}", boot::render(&boots));
+        say(&format!("\n{}\n", boot::render(&boots)))?;
     }
     if let Some(path) = &args.json {
         let text = table::json(&measured, &boots);

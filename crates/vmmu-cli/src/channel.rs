@@ -25,7 +25,10 @@ pub enum Message {
         /// The value.
         value: u32,
     },
-    /// The guest asked for a reset or powered off.
+    /// The guest powered off. The image can't tell that; the software machine can.
+    #[serde(skip)]
+    PowerOff,
+    /// The guest asked for a reset, or ended in another way that has no status.
     Shutdown {
         /// How.
         reason: String,

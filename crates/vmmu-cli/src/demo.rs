@@ -17,6 +17,7 @@ use vmmu_machine::machine::{End, Machine, Paging, Record};
 use crate::error::{Error, Result};
 use crate::image::BareMetal;
 use crate::progress::Progress;
+use crate::screen::say;
 use crate::workspace::Workspace;
 
 /// The guest needs 64 MiB.
@@ -39,16 +40,14 @@ pub struct Run {
 pub fn demo() -> Result<u8> {
     let image = BareMetal::DemoGuest.build(&Workspace::find())?;
     let kernel = std::fs::read(&image).map_err(Error::file("read", &image))?;
-    print!("{}", story::OPENING);
-    // A person shall read the opening while the guest runs.
-    let _ = std::io::stdout().flush();
+    say(story::OPENING)?;
     let progress = Progress::quiet("running the guest under shadow paging");
     let shadow = run(kernel.clone(), Paging::Shadow)?;
     drop(progress);
     let progress = Progress::quiet("running the guest under nested paging");
     let nested = run(kernel, Paging::Nested)?;
     drop(progress);
-    print!("{}", story::tell(&shadow, &nested)?);
+    say(&story::tell(&shadow, &nested)?)?;
     Ok(0)
 }
 

@@ -142,7 +142,7 @@ pub enum Error {
         text: String,
     },
     /// A person or a signal ended the run.
-    #[error("interrupted by {by}; QEMU is stopped")]
+    #[error("interrupted by {by}; the guest is stopped")]
     Interrupted {
         /// What interrupted.
         by: &'static str,
@@ -162,7 +162,7 @@ pub enum Error {
         tail: String,
     },
     /// Nobody reads the output any more.
-    #[error("standard output was closed; QEMU is stopped")]
+    #[error("standard output was closed; the guest, if one ran, is stopped")]
     OutputClosed,
     /// A verdict of `litmus` is not what it must be.
     #[error(

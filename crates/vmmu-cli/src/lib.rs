@@ -62,7 +62,7 @@ pub fn refuse(error: &clap::Error) -> ExitCode {
 }
 
 fn fail(error: &Error) -> ExitCode {
-    eprintln!("vmmu: {error}");
+    screen::note(&error.to_string());
     ExitCode::from(error.status())
 }
 

@@ -23,6 +23,7 @@ use vmmu_machine::membarrier::Membarrier;
 use crate::args::LitmusArgs;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
+use crate::screen::say;
 use crate::workspace::Workspace;
 
 /// Explores, tries, measures, and prints.
@@ -31,25 +32,25 @@ use crate::workspace::Workspace;
 ///
 /// [`Error::Litmus`] if a verdict is not what it must be; those of building the loom tests; [`Error::File`] for the export.
 pub fn litmus(args: &LitmusArgs) -> Result<u8> {
-    println!(
-        "May a guest write, performed by the hypervisor, read the count of shadow pages without a lock?\n"
-    );
+    say(
+        "May a guest write, performed by the hypervisor, read the count of shadow pages without a lock?\n\n",
+    )?;
     let loom = loom::run(&Workspace::find())?;
     let verdicts = verdicts::explore(&loom);
-    println!("{}", verdicts.table());
-    println!("{}", verdicts.traces());
+    say(&format!("{}\n", verdicts.table()))?;
+    say(&format!("{}\n", verdicts.traces()))?;
     let strategy = if Membarrier::register().is_some() {
         "membarrier(2) is there: asymmetric issues it when the gate opens"
     } else {
         "there is no membarrier(2) here: asymmetric falls back to fences on both sides"
     };
-    println!("On this machine ({strategy}):\n");
+    say(&format!("On this machine ({strategy}):\n\n"))?;
     let progress = Progress::quiet("letting both sides meet on two cores");
     let races = race::all(args.rounds);
     drop(progress);
-    println!("{}\n", race::table(&races));
+    say(&format!("{}\n\n", race::table(&races)))?;
     let progress = Progress::quiet("measuring what an operation costs");
-    println!("{}\n", cost::table());
+    say(&format!("{}\n\n", cost::table()))?;
     drop(progress);
     if let Some(folder) = &args.export {
         export(folder)?;
@@ -58,7 +59,7 @@ pub fn litmus(args: &LitmusArgs) -> Result<u8> {
     wrong.extend(race::wrong(&races));
     match wrong.first() {
         None => {
-            println!("{VERDICT}");
+            say(&format!("{VERDICT}\n"))?;
             Ok(0)
         }
         Some(first) => Err(Error::Litmus {
@@ -80,6 +81,6 @@ fn export(folder: &Path) -> Result<()> {
         let path = folder.join(&file.name);
         std::fs::write(&path, &file.text).map_err(Error::file("write", &path))?;
     }
-    println!("{} litmus files are in {}\n", files.len(), folder.display());
-    Ok(())
+    let (count, folder) = (files.len(), folder.display());
+    say(&format!("{count} litmus files are in {folder}\n\n"))
 }

@@ -8,6 +8,8 @@ use std::io::IsTerminal;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::screen;
+
 /// A step that takes time; it disappears when dropped.
 #[derive(Debug)]
 pub struct Progress {
@@ -25,7 +27,7 @@ impl Progress {
             bar.set_prefix(what.to_owned());
             bar.enable_steady_tick(Duration::from_millis(100));
         } else {
-            eprintln!("vmmu: {what}");
+            screen::note(what);
         }
         Self { bar }
     }

@@ -5,13 +5,9 @@
 //! Invariants:
 //! 1. Everything that can be judged before QEMU starts is judged before anything is fetched or built.
 
-use core::num::{NonZeroU8, NonZeroU64};
 use std::path::Path;
 
-use vmmu::paging::PhysBits;
-use vmmu_machine::machine::{self, Hidden};
-
-use crate::args::{self, Feature, Nature, Paging, RunArgs, Shown};
+use crate::args::{self, Nature, Paging, RunArgs, Shown};
 use crate::bundle::{Bundle, Config, Engine};
 use crate::channel::Message;
 use crate::debian::Packages;
@@ -106,7 +102,7 @@ fn conduct(
     workspace: &Workspace,
 ) -> Result<Record> {
     match args.engine {
-        args::Engine::Software => session.run(software(args, guest)),
+        args::Engine::Software => session.run(software::Machine::describe(args, guest)),
         args::Engine::Svm => {
             tools::require(QEMU, QEMU_PACKAGE)?;
             session.run(qemu_machine(args, guest, workspace)?)
@@ -123,6 +119,11 @@ fn check(args: &RunArgs) -> Result<()> {
             "--memory {} is no multiple of 2M; round it",
             args.memory
         ));
+    }
+    let is_one_thread = args.nature == Some(Nature::Deterministic)
+        || args.cpus == 1 && args.nature != Some(Nature::Hostile);
+    if args.audit.is_some() && !is_one_thread {
+        return usage("--audit needs a machine that one thread runs: --nature deterministic, or plain with one processor".to_owned());
     }
     if args.exec.is_some() && !is_linux {
         return usage(
@@ -143,20 +144,18 @@ fn check(args: &RunArgs) -> Result<()> {
 
 /// Refuses options of the other engine.
 fn for_the_engine(args: &RunArgs) -> Result<()> {
-    let native = args.paging == Paging::Native;
-    let (other, options) = match args.engine {
+    let (other, options): (_, &[(&str, bool)]) = match args.engine {
         args::Engine::Software => (
             args::Engine::Svm,
-            [
-                ("--paging native", native),
+            &[
+                ("--paging native", args.paging == Paging::Native),
                 ("--icount", args.icount),
                 ("--qemu-arg", !args.qemu_arg.is_empty()),
-                ("--cpus", false),
             ],
         ),
         args::Engine::Svm => (
             args::Engine::Software,
-            [
+            &[
                 ("--nature", args.nature.is_some()),
                 ("--seed", args.seed.is_some()),
                 ("--check", args.check),
@@ -291,64 +290,6 @@ fn qemu_machine(args: &RunArgs, guest: Guest, workspace: &Workspace) -> Result<M
     ))
 }
 
-/// Describes the software machine.
-fn software(args: &RunArgs, guest: Guest) -> software::Machine {
-    let paging = match args.paging {
-        Paging::Nested => machine::Paging::Nested,
-        Paging::Shadow | Paging::Native => machine::Paging::Shadow,
-    };
-    let nature = match args.nature {
-        None | Some(Nature::Plain) => machine::Nature::Plain,
-        Some(Nature::Hostile) => machine::Nature::Hostile,
-        Some(Nature::Deterministic) => machine::Nature::Deterministic,
-    };
-    let hidden = args
-        .hide
-        .iter()
-        .fold(Hidden::empty(), |all, one| all | hidden(*one));
-    let mut description = machine::Machine::new(guest.kernel.bytes)
-        .memory(args.memory.bytes())
-        .command_line(guest.command_line)
-        .paging(paging)
-        .nature(nature)
-        .seed(args.seed.unwrap_or(1))
-        .cpus(NonZeroU8::new(args.cpus).unwrap_or(NonZeroU8::MIN))
-        .hide(hidden);
-    if args.check {
-        description = description.check();
-    }
-    if nature != machine::Nature::Plain {
-        description = description.reclaim();
-    }
-    if let Some(module) = guest.module {
-        description = description.module(module);
-    }
-    if let Some(bits) = args.phys_bits.and_then(PhysBits::new) {
-        description = description.phys_bits(bits);
-    }
-    if let Some(pages) = args.max_pages {
-        description = description.max_pages(pages);
-    }
-    if let Some(every) = args.audit.and_then(|every| NonZeroU64::new(every.into())) {
-        description = description.audit(every);
-    }
-    software::Machine {
-        description,
-        kernel: guest.kernel.path,
-    }
-}
-
-const fn hidden(feature: Feature) -> Hidden {
-    match feature {
-        Feature::Smep => Hidden::SMEP,
-        Feature::Smap => Hidden::SMAP,
-        Feature::Nx => Hidden::NX,
-        // The software machine never shows these.
-        Feature::Pku | Feature::La57 => Hidden::empty(),
-        Feature::Pdpe1gb => Hidden::PDPE1GB,
-    }
-}
-
 /// Describes a machine that starts the guest without the hypervisor.
 #[must_use]
 pub fn native(
@@ -451,7 +392,8 @@ fn status(args: &RunArgs, is_linux: bool, record: &Record, session: &Session) ->
     match &record.end {
         End::Said(Message::Exit { value }) if is_linux => Ok((value & 0xff) as u8),
         End::Said(Message::Exit { value }) => Ok(debug_exit(*value)),
-        End::Said(Message::Shutdown { .. }) if is_linux && args.exec.is_none() => Ok(0),
+        End::Said(Message::PowerOff) if args.exec.is_none() => Ok(0),
+        End::Said(Message::PowerOff) => no_status("it powered off"),
         End::Said(Message::Shutdown { reason }) => no_status(reason),
         End::Said(Message::Crash { text }) => Err(Error::Crash {
             text: text.trim_end().to_owned(),

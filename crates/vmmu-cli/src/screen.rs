@@ -1,9 +1,10 @@
 //! Standard output, shared by the guest's outputs.
 //!
-//! Key type: [`Screen`].
+//! Key items: [`Screen`]; [`say`] and [`note`], for what is no guest's.
 
 use std::io::{self, Write};
 
+use crate::error::{Error, Result};
 use crate::session::Output;
 use crate::terminal;
 
@@ -69,6 +70,20 @@ impl Screen {
             .flat_map(|line| [&bare(line), self.end].concat())
             .collect()
     }
+}
+
+/// Says something of our own on standard output.
+///
+/// # Errors
+///
+/// [`Error::OutputClosed`].
+pub(crate) fn say(text: &str) -> Result<()> {
+    write(text.as_bytes()).map_err(|_| Error::OutputClosed)
+}
+
+/// Says a line on standard error; if nobody takes it, nobody is left to be told.
+pub(crate) fn note(line: &str) {
+    let _ = writeln!(io::stderr(), "vmmu: {line}");
 }
 
 fn write(bytes: &[u8]) -> io::Result<()> {

@@ -23,7 +23,7 @@ use crate::engine::{Engine, Event, Running, Started};
 use crate::error::{Error, Result};
 use crate::input::{self, Keys};
 use crate::number::Limit;
-use crate::screen::Screen;
+use crate::screen::{self, Screen};
 use crate::signals;
 use crate::tail::Tail;
 use crate::terminal::RawMode;
@@ -81,6 +81,10 @@ pub struct Record {
 }
 
 const POLL: Duration = Duration::from_millis(20);
+/// How often it is looked whether a line was read to its end.
+const LOOK: Duration = Duration::from_millis(1);
+/// How long what a stopped machine said last may take to standard output, which perhaps nobody reads.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How long the machine may live on after the hypervisor's final message.
 const LINGER: Duration = Duration::from_secs(5);
 
@@ -110,8 +114,9 @@ impl Session {
         running.stop();
         // A teller that panicked has told nothing more.
         let _ = teller.join();
-        let (console, debug) = readers.join();
+        let (console, debug) = readers.join(stopped.is_err());
         drop(raw);
+        let stopped = stopped.and_then(|status| signals::check().map(|()| status));
         while let Ok(event) = events.try_recv() {
             seen.take(event)?;
         }
@@ -201,7 +206,9 @@ impl Seen {
             Event::Message(Message::Mark(mark)) => self.marks.push(mark),
             Event::Message(message) if message.is_final() => self.last = Some(message),
             Event::Message(Message::Garbled(line)) if !line.trim().is_empty() => {
-                eprintln!("vmmu: the hypervisor said something unforeseen: {line}\r");
+                screen::note(&format!(
+                    "the hypervisor said something unforeseen: {line}\r"
+                ));
             }
             Event::Message(_) => {}
         }
@@ -252,12 +259,20 @@ impl Readers {
         })
     }
 
-    /// Waits until QEMU's side of every line is closed and all is read.
-    fn join(self) -> (Tail, Tail) {
-        // A reader that panicked kept nothing.
-        let console = self.console.join().unwrap_or_else(|_| Tail::lines());
-        let debug = self.debug.join().unwrap_or_else(|_| Tail::lines());
-        (console, debug)
+    /// Waits until the machine's side of every line is closed and all is read; of a run that was stopped, or when a signal comes, only [`LAST_WORDS`] long.
+    fn join(self, is_stopped: bool) -> (Tail, Tail) {
+        let begin = Instant::now();
+        let join = |reader: JoinHandle<Tail>| {
+            while !reader.is_finished() {
+                if (is_stopped || signals::raised()) && begin.elapsed() > LAST_WORDS {
+                    return Tail::lines();
+                }
+                thread::sleep(LOOK);
+            }
+            // A reader that panicked kept nothing.
+            reader.join().unwrap_or_else(|_| Tail::lines())
+        };
+        (join(self.console), join(self.debug))
     }
 }
 

@@ -9,6 +9,7 @@
 //! 1. When the machine has ended, the far side of the console is shut down, so that nobody waits for more.
 //! 2. A panic of the machine's is told as what it is: a bug.
 
+use core::num::{NonZeroU8, NonZeroU64};
 use core::panic::AssertUnwindSafe;
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
@@ -21,11 +22,14 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use vmmu_machine::machine::{self, End, Handle, Ready, Record};
+use vmmu::paging::PhysBits;
+use vmmu_machine::machine::{self, End, Handle, Hidden, Ready, Record};
 
+use crate::args::{Feature, Nature, Paging, RunArgs};
 use crate::channel::Message;
 use crate::engine::{Engine, Event, Running, Started};
 use crate::error::{Error, Result};
+use crate::run::Guest;
 use crate::{signals, stats};
 
 /// How often a machine that runs is looked at.
@@ -40,11 +44,74 @@ pub struct Machine {
     pub kernel: std::path::PathBuf,
 }
 
+impl Machine {
+    /// Describes what the options ask for.
+    #[must_use]
+    pub fn describe(args: &RunArgs, guest: Guest) -> Self {
+        let paging = match args.paging {
+            Paging::Nested => machine::Paging::Nested,
+            Paging::Shadow | Paging::Native => machine::Paging::Shadow,
+        };
+        let nature = match args.nature {
+            None | Some(Nature::Plain) => machine::Nature::Plain,
+            Some(Nature::Hostile) => machine::Nature::Hostile,
+            Some(Nature::Deterministic) => machine::Nature::Deterministic,
+        };
+        let hidden = args
+            .hide
+            .iter()
+            .fold(Hidden::empty(), |all, one| all | hidden(*one));
+        let mut description = machine::Machine::new(guest.kernel.bytes)
+            .memory(args.memory.bytes())
+            .command_line(guest.command_line)
+            .paging(paging)
+            .nature(nature)
+            .seed(args.seed.unwrap_or(1))
+            .cpus(NonZeroU8::new(args.cpus).unwrap_or(NonZeroU8::MIN))
+            .hide(hidden);
+        if args.check {
+            description = description.check();
+        }
+        if nature != machine::Nature::Plain {
+            description = description.reclaim();
+        }
+        if let Some(module) = guest.module {
+            description = description.module(module);
+        }
+        if let Some(bits) = args.phys_bits.and_then(PhysBits::new) {
+            description = description.phys_bits(bits);
+        }
+        if let Some(pages) = args.max_pages {
+            description = description.max_pages(pages);
+        }
+        if let Some(every) = args.audit.and_then(|every| NonZeroU64::new(every.into())) {
+            description = description.audit(every);
+        }
+        Self {
+            description,
+            kernel: guest.kernel.path,
+        }
+    }
+}
+
+const fn hidden(feature: Feature) -> Hidden {
+    match feature {
+        Feature::Smep => Hidden::SMEP,
+        Feature::Smap => Hidden::SMAP,
+        Feature::Nx => Hidden::NX,
+        // The software machine never shows these.
+        Feature::Pku | Feature::La57 => Hidden::empty(),
+        Feature::Pdpe1gb => Hidden::PDPE1GB,
+    }
+}
+
 /// A running machine.
 #[derive(Debug)]
 pub struct Run {
     handle: Handle,
     is_over: Arc<AtomicBool>,
+    /// The guest's ends of its lines.
+    lines: [UnixStream; 2],
 }
 
 impl Engine for Machine {
@@ -53,9 +120,8 @@ impl Engine for Machine {
     fn start(self, events: &Sender<Event>) -> Result<Started<Run>> {
         let (console, guest_console) = pair()?;
         let (debug, guest_debug) = pair()?;
-        let serial = guest_console
-            .try_clone()
-            .map_err(Error::system("copy a socket"))?;
+        let serial = copy(&guest_console)?;
+        let ends = [copy(&guest_console)?, copy(&guest_debug)?];
         let lines = Lines(Arc::new(Mutex::new(LineWriter::new(guest_debug))));
         let described = self.description.serial(serial).debug(lines.clone());
         let ready = described
@@ -64,10 +130,9 @@ impl Engine for Machine {
         let running = Run {
             handle: ready.handle(),
             is_over: Arc::default(),
+            lines: ends,
         };
-        let keys = guest_console
-            .try_clone()
-            .map_err(Error::system("copy a socket"))?;
+        let keys = copy(&guest_console)?;
         let handle = running.handle.clone();
         thread::spawn(move || pass_keys(keys, &handle));
         let (events, is_over) = (events.clone(), Arc::clone(&running.is_over));
@@ -98,6 +163,10 @@ impl Running for Run {
 
     fn stop(&mut self) {
         self.handle.stop();
+        // A processor may wait for room in a line that nobody reads any more.
+        for line in &self.lines {
+            let _ = line.shutdown(Shutdown::Both);
+        }
     }
 
     fn last_words(&mut self) -> Option<String> {
@@ -162,6 +231,10 @@ fn pair() -> Result<(UnixStream, UnixStream)> {
     UnixStream::pair().map_err(Error::system("open a socket"))
 }
 
+fn copy(line: &UnixStream) -> Result<UnixStream> {
+    line.try_clone().map_err(Error::system("copy a socket"))
+}
+
 /// Passes what is typed on to the guest's serial port.
 fn pass_keys(mut from: UnixStream, to: &Handle) {
     let mut buffer = [0; 64];
@@ -195,7 +268,7 @@ fn told(record: Record) -> Vec<Message> {
     };
     let last = match record.end {
         End::Exit(value) => Some(Message::Exit { value }),
-        End::PowerOff => Some(shutdown("it powered off")),
+        End::PowerOff => Some(Message::PowerOff),
         End::Reset => Some(shutdown("it reset the machine")),
         End::Halted => Some(shutdown("every processor halted with interrupts off")),
         End::TripleFault(text) => Some(Message::Crash { text }),

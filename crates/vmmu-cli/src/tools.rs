@@ -12,6 +12,7 @@ use std::process::{Command, Stdio};
 
 use crate::error::{Error, Result};
 use crate::progress::Progress;
+use crate::screen;
 
 /// What a tool left behind.
 #[derive(Debug)]
@@ -63,7 +64,9 @@ pub fn require(program: &str, package: &str) -> Result<()> {
     let Some(prefix) = installer() else {
         return Err(missing());
     };
-    eprintln!("vmmu: {program} is missing; installing the package {package} with apt-get");
+    screen::note(&format!(
+        "{program} is missing; installing the package {package} with apt-get"
+    ));
     let progress = Progress::begin(&format!("installing {package}"));
     let install = |words: &[&str]| {
         let mut words: Vec<&str> = prefix

@@ -6,7 +6,7 @@
 //! | what instructions work on | `core`, `access` |
 //! | arrays in front of the MMU | `front` |
 //! | decoded instructions | `block` |
-//! //! | why it left | [`exit`] |
+//! | why it left | [`exit`] |
 //!
 //! Key type: [`Processor`]. It knows guest registers, the tables in force and their TLB (`vmmu-cpu`), and nothing of the library: the other half,
 //! [`crate::vmm`], enters it as VMRUN does and is told why it left.

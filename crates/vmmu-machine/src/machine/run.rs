@@ -153,6 +153,7 @@ fn run_in_parallel<O: Observer>(
     std::thread::scope(|scope| {
         if let Some(reclaim) = reclaim {
             scope.spawn(move || {
+                let _guard = EndsTheRun(vm);
                 while !vm.is_over() {
                     reclaim.take_some(vm);
                     std::thread::sleep(BREATH);
@@ -172,8 +173,7 @@ fn run_in_parallel<O: Observer>(
 }
 
 fn run_one<O: Observer>(vm: &Vm<O>, number: usize, processor: Processor<O>) -> Option<Remains> {
-    // A panic here is a bug; the other processors are not to wait for this one for ever.
-    let guard = EndsTheRun(vm);
+    let _guard = EndsTheRun(vm);
     vm.kicks[number].is_here();
     let mut runner = runner(vm, number, processor)?;
     while !vm.is_over() {
@@ -181,17 +181,17 @@ fn run_one<O: Observer>(vm: &Vm<O>, number: usize, processor: Processor<O>) -> O
             sleep(&mut runner);
         }
     }
-    core::mem::forget(guard);
     Some(remains(&runner))
 }
 
+/// Ends the run if its thread panics, which is a bug: the others are not to wait for that one for ever.
 struct EndsTheRun<'m, O: Observer>(&'m Vm<O>);
 
 impl<O: Observer> Drop for EndsTheRun<'_, O> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.0
-                .finish(End::Broken("a processor's thread panicked".to_owned()));
+                .finish(End::Broken("a thread of the machine panicked".to_owned()));
         }
     }
 }
@@ -248,8 +248,11 @@ fn run_in_turn<O: Observer>(
 
 /// Lets time pass until the next timer, where everybody sleeps.
 fn pass_time<O: Observer>(vm: &Vm<O>, runners: &[Runner<'_, O>]) {
-    for runner in runners {
-        vm.set_stuck(runner.number(), runner.is_stuck());
+    // Those that are not stuck first: what is noted of them is older than this.
+    for is_stuck in [false, true] {
+        for runner in runners.iter().filter(|one| one.is_stuck() == is_stuck) {
+            vm.set_stuck(runner.number(), is_stuck);
+        }
     }
     let now = vm.clock.now();
     match vm.platform.next_event(now) {

@@ -187,7 +187,7 @@ impl<'a, 'm, O: Observer> Emulator<'a, 'm, O> {
         )))
     }
 
-    /// Finds the bytes at `at`, which do not cross a page. Frames are to be settled.
+    /// Finds the bytes at `at`, which do not cross a page.
     fn find(&mut self, at: u64, access: Access) -> Result<Gpa, Stop> {
         let kind = match access {
             Access::Read | Access::SystemRead => AccessKind::Read,

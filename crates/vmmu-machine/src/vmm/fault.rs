@@ -166,12 +166,13 @@ impl<O: Observer> Runner<'_, O> {
             Ok(FaultOutcome::InjectGeneralProtection) => {
                 self.raise(Exception::GENERAL_PROTECTION, event)
             }
-            Ok(FaultOutcome::EmulateMmio { gpa, .. } | FaultOutcome::EmulateWrite { gpa, .. }) => {
-                match event {
-                    None => self.emulate_access(gpa, gva),
-                    Some(event) => self.emulate_delivery(event),
-                }
-            }
+            Ok(
+                FaultOutcome::EmulateMmio { gpa, reason }
+                | FaultOutcome::EmulateWrite { gpa, reason },
+            ) => match event {
+                None => self.emulate_access(gpa, gva, reason),
+                Some(event) => self.emulate_delivery(event),
+            },
             Ok(FaultOutcome::TableMissing { gpa }) => self.table_missing(gpa),
             Ok(outcome) => self.refuse(&format!("no answer to {outcome:?}")),
             Err(error) => self.library_failed(error),
@@ -195,7 +196,7 @@ impl<O: Observer> Runner<'_, O> {
     }
 
     /// Emulates the instruction that accessed `gpa`, or lets it run if that can't be done.
-    fn emulate_access(&mut self, gpa: Gpa, gva: Gva) {
+    fn emulate_access(&mut self, gpa: Gpa, gva: Gva, reason: EmulateReason) {
         let mut emulator = Emulator::new(self);
         let result = emulator.execute();
         let (follow, trouble) = (emulator.follow, emulator.trouble.take());
@@ -204,7 +205,7 @@ impl<O: Observer> Runner<'_, O> {
                 self.again = 0;
                 self.emulated(follow, trap);
             }
-            (Err(Stop::Unsupported), None) if self.vm.mmu.may_be_protected() => {
+            (Err(Stop::Unsupported), None) if reason == EmulateReason::GuestTable => {
                 self.unprotect(gpa, gva)
             }
             (Err(stop), trouble) => self.emulation_stopped(stop, trouble),
@@ -229,18 +230,23 @@ impl<O: Observer> Runner<'_, O> {
         }
     }
 
-    /// Takes the protection from a guest table, where a write to it can't be emulated.
+    /// Takes the protection from a guest table, where a write to it can't be emulated, and lets the instruction run again.
     fn unprotect(&mut self, gpa: Gpa, gva: Gva) {
         let rip = self.processor.state().rip();
-        match self.vcpu.unprotect(gpa, rip, gva) {
+        let unprotected = if self.vm.mmu.may_be_protected() {
+            self.vcpu.unprotect(gpa, rip, gva)
+        } else {
+            Ok(Unprotected::NotProtected)
+        };
+        match unprotected {
             Ok(Unprotected::Retry) => self.again = 0,
-            Ok(Unprotected::NotProtected) => self.unsupported(),
-            Ok(Unprotected::Again) => self.again += 1,
+            // Not protected: another processor took the protection since the fault.
+            Ok(Unprotected::Again | Unprotected::NotProtected) => self.again += 1,
             Err(error) => self.library_failed(error),
         }
         if self.again > PATIENCE {
             self.refuse(&format!(
-                "an instruction writes the table at {gpa} of its own translation"
+                "an instruction that can't be emulated writes the table at {gpa}, perhaps of its own translation"
             ));
         }
     }

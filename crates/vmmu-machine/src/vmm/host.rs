@@ -202,6 +202,7 @@ impl<O: Observer> GuestMemory for MachineHost<O> {
                 }),
             };
             let found = self.observer.store(at, bytes, exchange);
+            self.memory.wrote(at);
             if found == current {
                 Ok(found)
             } else {

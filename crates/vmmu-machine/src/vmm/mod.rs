@@ -48,6 +48,9 @@ use self::end::End;
 use self::guest::GuestFrames;
 use self::host::MachineHost;
 
+/// The most marks that are kept: a guest can make any number.
+const MOST_MARKS: usize = 4096;
+
 /// What all virtual processors share.
 #[derive(Debug)]
 pub struct Vm<O: Observer> {
@@ -74,7 +77,7 @@ pub struct Vm<O: Observer> {
     /// The number of exits between two audits, if there are any.
     pub audit_every: Option<core::num::NonZeroU64>,
     /// By vCPU: it sleeps, and no interrupt wakes it.
-    stuck: Box<[AtomicBool]>,
+    stuck: Mutex<Box<[bool]>>,
     over: AtomicBool,
     end: Mutex<Option<End>>,
     marks: Mutex<Vec<Mark>>,
@@ -109,7 +112,7 @@ impl<O: Observer> Vm<O> {
             guest: Arc::clone(&host.guest),
             observer: Arc::clone(&host.observer),
             kicks: host.kicks.clone(),
-            stuck: host.kicks.iter().map(|_| AtomicBool::new(false)).collect(),
+            stuck: Mutex::new(host.kicks.iter().map(|_| false).collect()),
             mmu: parts.mmu,
             platform: parts.platform,
             clock: parts.clock,
@@ -137,13 +140,15 @@ impl<O: Observer> Vm<O> {
     }
 
     /// Notes whether a processor sleeps and no interrupt wakes it; if all do, the run is over.
-    pub fn set_stuck(&self, number: usize, stuck: bool) {
-        // Release: signals that it sent to others before are seen by whoever sees this.
-        self.stuck[number].store(stuck, Ordering::Release);
-        let signalled = |cpu| self.platform.pending(cpu).intersects(Pending::SIGNALS);
-        let is_stuck =
-            |(cpu, stuck): (usize, &AtomicBool)| stuck.load(Ordering::Acquire) && !signalled(cpu);
-        if stuck && self.stuck.iter().enumerate().all(is_stuck) {
+    ///
+    /// A processor that is noted as stuck neither sends signals nor takes them before it is noted as not stuck: under the lock, where all are stuck, what was
+    /// sent and not taken is seen.
+    pub fn set_stuck(&self, number: usize, is_stuck: bool) {
+        let mut stuck = self.stuck.lock().unwrap_or_else(PoisonError::into_inner);
+        stuck[number] = is_stuck;
+        let is_signalled = |cpu| self.platform.pending(cpu).intersects(Pending::SIGNALS);
+        let all = stuck.iter().all(|is_stuck| *is_stuck);
+        if is_stuck && all && !(0..stuck.len()).any(is_signalled) {
             self.finish(End::Halted);
         }
     }
@@ -154,12 +159,12 @@ impl<O: Observer> Vm<O> {
         self.over.load(Ordering::Acquire)
     }
 
-    /// Keeps a mark.
+    /// Keeps a mark, unless a guest makes more than there is a use for.
     pub(crate) fn mark(&self, mark: Mark) {
-        self.marks
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(mark);
+        let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
+        if marks.len() < MOST_MARKS {
+            marks.push(mark);
+        }
     }
 
     /// Takes the marks.
