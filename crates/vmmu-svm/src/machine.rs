@@ -236,7 +236,7 @@ impl Machine {
             }
             Answer::Raise(exception) => self.raise(exception),
             Answer::WriteTable(gva, gpa) => self.write_table(gva, gpa),
-            Answer::Step(gva, gpa) => self.begin_step(gva, gpa),
+            Answer::WriteAlone(gva, gpa) => self.write_alone(gva, gpa),
             Answer::Refused(text) => refused(format!("{text}, at rip {:#x}", self.vcpu.vmcb.rip)),
         }
     }

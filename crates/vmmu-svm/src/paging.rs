@@ -54,8 +54,8 @@ pub enum Answer {
     Raise(Exception),
     /// Its write to a guest table at these addresses is emulated, or [`Memory::unprotect`] makes way for it.
     WriteTable(Gva, Gpa),
-    /// Its write, to the page at these addresses, runs alone with CR0.WP off.
-    Step(Gva, Gpa),
+    /// Its write, to the page at these addresses, is emulated, or runs alone with CR0.WP off.
+    WriteAlone(Gva, Gpa),
     /// It did what can't be served.
     Refused(String),
 }
@@ -255,7 +255,7 @@ impl Memory {
             Ok(FaultOutcome::EmulateWrite {
                 gpa,
                 reason: EmulateReason::Smap,
-            }) => Answer::Step(gva, gpa),
+            }) => Answer::WriteAlone(gva, gpa),
             Ok(FaultOutcome::EmulateMmio { gpa, .. }) => {
                 Answer::Refused(format!("the guest touched {gpa}, where nothing is"))
             }

@@ -1,8 +1,8 @@
-//! One instruction executed by the emulator: a write to a guest table that stays protected.
+//! One instruction executed by the emulator: a write to a guest table that stays protected, or one that no shadow entry may grant.
 //!
 //! Invariants:
 //! 1. Nothing is emulated that the processor does better: an instruction that raises an exception, leaves the guest, is watched by a debugger, or
-//!    delivers an event runs again with the table's protection gone.
+//!    delivers an event runs again with the table's protection gone, or alone ([`super::step`]).
 //! 2. An instruction that writes the table of its own translation comes back a bounded number of times (scenario L3).
 
 use vmmu::addr::{Gpa, Gva};
@@ -32,12 +32,28 @@ impl Machine {
     /// Answers the write of the guest's instruction to a guest table at these addresses.
     #[cold]
     pub(super) fn write_table(&mut self, gva: Gva, gpa: Gpa) -> Result<(), Stop> {
-        if emulate(&mut self.vcpu, &self.memory, &self.ram) == Emulated::Done {
-            self.memory.emulated();
+        if self.emulate() == Emulated::Done {
             return Ok(());
         }
         let answer = self.memory.unprotect(gpa, self.vcpu.vmcb.rip, gva);
         self.carry_out(answer)
+    }
+
+    /// Answers a write with CR0.WP off and SMAP on to a read-only user page at these addresses.
+    #[cold]
+    pub(super) fn write_alone(&mut self, gva: Gva, gpa: Gpa) -> Result<(), Stop> {
+        match self.emulate() {
+            Emulated::Done => Ok(()),
+            Emulated::No => self.begin_step(gva, gpa),
+        }
+    }
+
+    fn emulate(&mut self) -> Emulated {
+        let emulated = emulate(&mut self.vcpu, &self.memory, &self.ram);
+        if emulated == Emulated::Done {
+            self.memory.emulated();
+        }
+        emulated
     }
 }
 

@@ -1,5 +1,7 @@
 //! One instruction with CR0.WP off: a kernel's write to a read-only user page that no shadow entry may grant.
 //!
+//! The emulator has been asked before ([`super::emulate`]); this is for what it can't do.
+//!
 //! With CR0.WP = 0 and SMAP on, such a write is allowed while EFLAGS.AC is set, but an entry that grants it would grant more. So the page is
 //! mapped read-only as the guest's own entry says, and the instruction runs alone: WP off, the trap flag on, interrupts off.
 //!
