@@ -66,6 +66,17 @@ pub fn of_software(record: &vmmu_machine::machine::Record) -> Value {
     let exits = exits.map(|(name, count)| ((*name).to_owned(), json!(count)));
     let sum = |of: fn(&Counters) -> u64| record.mmu.iter().map(of).sum::<u64>();
     let misses: u64 = record.work.iter().map(|work| work.front_misses).sum();
+    let seconds = record.elapsed.as_secs_f64();
+    let per_second = |count: u64| (count as f64 / seconds.max(1e-9)).round();
+    let judged = record.judged.map(|judged| {
+        json!({
+            "translations": judged.used,
+            "faults": judged.refused,
+            "emulated": judged.emulated,
+            "stale": judged.stale,
+            "uncertain": judged.uncertain,
+        })
+    });
     json!({
         "mmu": mmu.collect::<Map<_, _>>(),
         "exits": exits.collect::<Map<_, _>>(),
@@ -75,7 +86,11 @@ pub fn of_software(record: &vmmu_machine::machine::Record) -> Value {
             "frame_bytes": record.stats.frame_bytes,
         },
         "instructions": record.instructions,
-        "seconds": record.elapsed.as_secs_f64(),
+        "seconds": seconds,
+        "instructions_per_second": per_second(record.instructions),
+        "exits_per_second": per_second(record.exits.total()),
+        "frames_moved": record.frames_moved,
+        "judged": judged,
         "tlb": {
             "misses": misses,
             "walks": sum(|mmu| mmu.walks),
