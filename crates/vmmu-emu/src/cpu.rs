@@ -86,6 +86,9 @@ impl From<Exception> for Stop {
 
 /// A processor, as the emulator sees it.
 pub trait Cpu: Sized {
+    /// Whether the emulator executes x87, MMX and SSE instructions; otherwise it does not know them, and its code stays small.
+    const HAS_VECTORS: bool = true;
+
     /// Returns the registers.
     fn state(&self) -> &State;
     /// Returns the registers, to change them.

@@ -143,13 +143,22 @@ pub fn decode<C: Cpu>(bytes: &[u8], mode: Mode) -> Result<Op<C>, DecodeError> {
     }
     let run = integer::select(&instruction)
         .or_else(|| system::select(&instruction))
-        .or_else(|| vector::select(&instruction))
+        .or_else(|| select_vector::<C>(&instruction))
         .ok_or_else(|| unknown(&instruction))?;
     let mut op = lay_out(&instruction, mode, run);
     if let Some(opcode) = vector::opcode(&instruction, bytes) {
         op.imm = opcode;
     }
     Ok(op)
+}
+
+/// Finds the function of an instruction of the floating-point and vector families, where there is to be one.
+fn select_vector<C: Cpu>(instruction: &Instruction) -> Option<Run<C>> {
+    if C::HAS_VECTORS {
+        vector::select(instruction)
+    } else {
+        None
+    }
 }
 
 /// Says why there is no function for an instruction.

@@ -6,11 +6,10 @@
 //! 1. Whatever it can't do ends in [`Stop::Exit`] with nothing done, and the processor runs the instruction itself: device memory, accesses across
 //!    pages, ports, control registers; also pages whose accessed or dirty bit is yet to be set.
 //! 2. Each store is reported to the library before the guest goes on. No other processor runs meanwhile.
-//! 3. The vector registers stay in the processor: CR0.TS shows as set, so that whoever wants them stops with #NM. SMSW, which would see the bit,
-//!    exits for itself before it accesses memory (AMD APM vol. 2, section 15.9).
+//! 3. The floating-point and vector registers stay in the processor, which runs whatever uses them.
 
 use vmmu::addr::{Gpa, Gva};
-use vmmu::paging::{Cr0, Rflags};
+use vmmu::paging::Rflags;
 use vmmu::walk::{AccessKind, Privilege};
 use vmmu_emu::{Access, Control, Cpu, Flags, Gpr, Invalidation, Segment, State, Stop, Table, Word};
 
@@ -36,7 +35,7 @@ impl<'a> GuestCpu<'a> {
             state.set(Gpr::new(number), value);
         }
         let paging = *vcpu.state();
-        state.cr0 = (paging.cr0 | Cr0::TS).bits();
+        state.cr0 = paging.cr0.bits();
         (state.cr3, state.cr4, state.efer) =
             (paging.cr3.get(), paging.cr4.bits(), paging.efer.bits());
         let vmcb = &vcpu.vmcb;
@@ -97,6 +96,8 @@ const fn table(from: vmcb::Segment) -> Table {
 }
 
 impl Cpu for GuestCpu<'_> {
+    const HAS_VECTORS: bool = false;
+
     fn state(&self) -> &State {
         &self.state
     }
