@@ -1,6 +1,6 @@
 //! Model-specific registers that live in the state: those that instructions use, and plain storage.
 //!
-//! Key type: [`Msrs`]; key functions: [`read`] and [`write`], for an embedder's `read_msr` and `write_msr` to fall back on.
+//! Key type: [`Msrs`]; key functions: [`read`] and [`write()`], for an embedder's `read_msr` and `write_msr` to fall back on.
 
 use crate::address::is_canonical;
 use crate::cpu::Exception;

@@ -1,4 +1,4 @@
-//! How fast the software machine is, beside Bochs if that is installed (`apt-get install bochs bochsbios vgabios`).
+//! How fast the software machine is, beside Bochs if that is installed (`apt-get install bochs bochs-term bochsbios vgabios`).
 //!
 //! `cargo run --release -p vmmu-machine --example speed [MILLIONS [ROUNDS]]`
 //!

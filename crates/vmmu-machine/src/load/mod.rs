@@ -11,7 +11,7 @@
 //!
 //! Invariants:
 //! 1. A file is an allegation: nothing panics on its content, nothing is written outside guest RAM.
-//! 2. No two parts overlap: each is placed by a [`placer::Placer`].
+//! 2. No two parts overlap: each is placed by a `placer::Placer`.
 
 mod bytes;
 mod elf;

@@ -1,6 +1,6 @@
 //! What a firmware leaves in memory: ACPI tables and an MP table, in the area below 1 MiB that the memory map reserves.
 //!
-//! Key types: [`Firmware`], where they are. [`acpi`] and [`mp`] make the bytes.
+//! Key types: [`Firmware`], where they are. `acpi` and `mp` make the bytes.
 //!
 //! Invariant: every address that a table names is one of `devices/places.rs`.
 
