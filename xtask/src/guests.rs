@@ -20,6 +20,17 @@ use case::{Case, Expected};
 /// The kinds of paging; `native` is QEMU alone.
 const MODES: [&str; 3] = ["native", "shadow", "nested"];
 
+/// The project's guests without a hypervisor.
+const NATIVE: [&str; 7] = [
+    "test",
+    "-p",
+    "vmmu-guest",
+    "--test",
+    "native",
+    "--",
+    "--ignored",
+];
+
 /// The emulator against QEMU's interpreter.
 const EMULATOR: [&str; 7] = [
     "test",
@@ -78,7 +89,8 @@ pub(crate) fn run() -> Tally {
         Ok(command) => command,
         Err(failed) => return failed,
     };
-    let mut tally = passes_tests(cargo(&EMULATOR));
+    let mut tally = passes_tests(cargo(&NATIVE));
+    tally += passes_tests(cargo(&EMULATOR));
     for case in linux::cases() {
         tally += case.run(&command);
     }

@@ -25,7 +25,7 @@
 //! for a program. A run ends with a 32-bit write of its result to port 0xf4: 0 is success. QEMU's own status is then
 //! `(result << 1 | 1) & 0xff`.
 //!
-//! `cargo test -p vmmu-guest` does all of this: it demands that natively every check succeeds and that the benchmark's
+//! `cargo test -p vmmu-guest -- --ignored` does all of this: it demands that natively every check succeeds and that the benchmark's
 //! operations cost what the peer's native column says.
 //!
 //! # Known gaps

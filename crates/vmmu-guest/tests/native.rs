@@ -1,7 +1,7 @@
 //! The guests on the bare machine, that is on QEMU's TCG with nothing in between: what they find there is what they
 //! demand of a hypervisor.
 //!
-//! Without QEMU on the path the tests say so and check nothing.
+//! They need QEMU, so they run only when asked for: `cargo test -p vmmu-guest -- --ignored`, which `cargo xtask qemu` does.
 
 use core::time::Duration;
 use std::path::{Path, PathBuf};
@@ -23,43 +23,32 @@ struct Run {
     status: Option<i32>,
 }
 
-/// Where the guests are, built once for all tests; none without QEMU.
-fn images() -> Option<&'static Path> {
-    static IMAGES: OnceLock<Option<PathBuf>> = OnceLock::new();
-    IMAGES
-        .get_or_init(|| {
-            if Command::new(QEMU)
-                .arg("--version")
-                .stdout(Stdio::null())
-                .status()
-                .is_err()
-            {
-                eprintln!("{QEMU} is not installed: nothing is checked");
-                return None;
-            }
-            let target = Path::new(env!("CARGO_TARGET_TMPDIR"))
-                .parent()
-                .expect("it lies in the target folder");
-            let built = Command::new(env!("CARGO"))
-                .args([
-                    "build",
-                    "--quiet",
-                    "--profile",
-                    "image",
-                    "--features",
-                    "image",
-                    "--bins",
-                    "--manifest-path",
-                ])
-                .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"))
-                .arg("--target-dir")
-                .arg(target)
-                .status()
-                .expect("cargo runs this test, so it is there");
-            assert!(built.success(), "the guests do not build");
-            Some(target.join("image"))
-        })
-        .as_deref()
+/// Where the guests are, built once for all tests.
+fn images() -> &'static Path {
+    static IMAGES: OnceLock<PathBuf> = OnceLock::new();
+    IMAGES.get_or_init(|| {
+        let target = Path::new(env!("CARGO_TARGET_TMPDIR"))
+            .parent()
+            .expect("it lies in the target folder");
+        let built = Command::new(env!("CARGO"))
+            .args([
+                "build",
+                "--quiet",
+                "--profile",
+                "image",
+                "--features",
+                "image",
+                "--bins",
+                "--manifest-path",
+            ])
+            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"))
+            .arg("--target-dir")
+            .arg(target)
+            .status()
+            .expect("cargo runs this test, so it is there");
+        assert!(built.success(), "the guests do not build");
+        target.join("image")
+    })
 }
 
 /// Runs `kernel` with the QEMU arguments `extra`.
@@ -117,11 +106,12 @@ fn multiboot_image(images: &Path) -> PathBuf {
 }
 
 #[test]
+#[ignore = "needs QEMU"]
 fn benchmark_operations_cost_what_the_peer_recorded_natively() {
     const NATIVE: [u64; 22] = [
         3, 3, 5, 5, 5, 5, 5, 4, 4, 8, 8, 11, 11, 9, 11, 20, 18, 11_365, 3, 4, 11, 3,
     ];
-    let Some(images) = images() else { return };
+    let images = images();
     let run = run(
         &images.join("bench-guest"),
         &["-icount", "shift=0,sleep=off"],
@@ -149,8 +139,9 @@ fn benchmark_operations_cost_what_the_peer_recorded_natively() {
 }
 
 #[test]
+#[ignore = "needs QEMU"]
 fn stress_guest_finds_no_fault_in_the_bare_machine() {
-    let Some(images) = images() else { return };
+    let images = images();
     for cpu in ["EPYC", "max", "qemu64"] {
         let run = run(&images.join("stress-guest"), &["-cpu", cpu]);
         assert!(
@@ -162,6 +153,7 @@ fn stress_guest_finds_no_fault_in_the_bare_machine() {
 }
 
 #[test]
+#[ignore = "needs QEMU"]
 fn demo_guest_tells_its_story_and_ends_well() {
     const STORY: [(u32, u32, u32); 6] = [
         (1, 256, 256),
@@ -172,7 +164,7 @@ fn demo_guest_tells_its_story_and_ends_well() {
         (5, 1280, 0),
         (6, 8, 0),
     ];
-    let Some(images) = images() else { return };
+    let images = images();
     let run = run(&images.join("demo-guest"), &[]);
     assert_eq!(run.status, Some(1), "{}", run.text);
     assert_eq!(run.text.lines().count(), STORY.len(), "{}", run.text);
@@ -183,8 +175,9 @@ fn demo_guest_tells_its_story_and_ends_well() {
 }
 
 #[test]
+#[ignore = "needs QEMU"]
 fn stress_guest_runs_what_its_command_line_chooses() {
-    let Some(images) = images() else { return };
+    let images = images();
     let run = run(
         &images.join("stress-guest"),
         &["-append", "only=random-2 rounds=3 seed=0x77 steps=500"],
@@ -195,8 +188,9 @@ fn stress_guest_runs_what_its_command_line_chooses() {
 }
 
 #[test]
+#[ignore = "needs QEMU"]
 fn multiboot_guest_serves_every_mode_that_ends() {
-    let Some(images) = images() else { return };
+    let images = images();
     for mode in ["unpaged", "legacy32", "pae", "long", "real"] {
         let run = run(
             &multiboot_image(images),
@@ -208,8 +202,9 @@ fn multiboot_guest_serves_every_mode_that_ends() {
 }
 
 #[test]
+#[ignore = "needs QEMU"]
 fn multiboot_guest_tells_what_the_loader_handed_over() {
-    let Some(images) = images() else { return };
+    let images = images();
     let module = Path::new(env!("CARGO_TARGET_TMPDIR")).join("module.txt");
     fs::write(&module, "eleven byte").expect("the folder is there for tests");
     let modules = format!("{0} first,{0} second one", module.display());
@@ -233,8 +228,9 @@ fn multiboot_guest_tells_what_the_loader_handed_over() {
 }
 
 #[test]
+#[ignore = "needs QEMU"]
 fn multiboot_guest_ends_in_a_reset_where_it_should() {
-    let Some(images) = images() else { return };
+    let images = images();
     for mode in ["crash", "crash64", "reset", "reset92", "resetcf9"] {
         let run = run(
             &multiboot_image(images),
@@ -251,8 +247,9 @@ fn multiboot_guest_ends_in_a_reset_where_it_should() {
 }
 
 #[test]
+#[ignore = "needs QEMU"]
 fn multiboot_guest_refuses_a_mode_that_it_does_not_know() {
-    let Some(images) = images() else { return };
+    let images = images();
     let run = run(&multiboot_image(images), &["-append", "mode=bogus"]);
     assert_eq!(run.status, Some(249), "{}", run.text);
 }
