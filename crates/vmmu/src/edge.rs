@@ -286,7 +286,6 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         }
         let record = self.mutated_record(page, edge.slot());
         let listed = match record {
-            Record::Leaf(_) if mutant!(KeepReverseMap) => true,
             Record::Leaf(gfn) => stripe.drop_leaf(gfn, page.role().level(), edge),
             Record::Link(child) => stripe.drop_parent(self.page(child), edge),
             Record::Empty => false,
@@ -357,7 +356,14 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         // Look again: it may have been removed by frame meanwhile.
         let present = self.load(page, slot).is_present() || mutant!(RemoveWithoutLook);
         if present {
+            let record = page.record(slot);
             self.remove(&mut stripe, SpteRef::new(id, slot), debt);
+            if mutant!(KeepReverseMap)
+                && let Record::Leaf(gfn) = record
+                && let Some((region, nodes)) = stripe.region(gfn)
+            {
+                let _ = region.add_leaf(nodes, gfn, page.role().level(), SpteRef::new(id, slot));
+            }
         }
         present
     }

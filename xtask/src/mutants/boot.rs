@@ -45,7 +45,7 @@ const CAUGHT: &[(&str, Catcher)] = &[
     ("GfnFromPosition", Catcher::Auditor),
     ("GfnFromGpte", Catcher::Auditor),
     ("KeepOldRecord", Catcher::Auditor),
-    ("KeepReverseMap", Catcher::Clock),
+    ("KeepReverseMap", Catcher::Auditor),
     ("NoPresenceBit", Catcher::Auditor),
     ("LeafWithoutRecheck", Catcher::Auditor),
     ("CopyNotRefreshed", Catcher::Auditor),

@@ -7,7 +7,7 @@ mutants! {
     R1 GfnFromPosition Machine "r01::" "a removal takes the frame from the position in the table, not from the record";
     R1 GfnFromGpte Machine "r01::" "a removal reads the guest's entry again to learn which frame it mapped";
     R1 KeepOldRecord Machine "r01::" "a slot that is used again keeps the record of its first mapping";
-    R1 KeepReverseMap Machine "r01::a_removal_finds" "a removal leaves the entry in its frame's reverse map";
+    R1 KeepReverseMap Machine "r01::a_removal_finds" "a removal by slot leaves the entry in its frame's reverse map";
     R1 NoPresenceBit Machine "r01::" "an installation does not set the presence bit";
     R1 RemoveWithoutLook Machine "r01::" "a removal by slot does not look again under the lock of the frame";
     // R2: guest entries change behind one's back.
