@@ -35,9 +35,17 @@ pub(crate) struct Selection {
 }
 
 impl Selection {
-    /// Returns the part that `cargo xtask test` runs.
-    pub(crate) fn for_ci() -> Self {
-        Self::default()
+    /// Returns the boots with each mutant that shows in one.
+    pub(crate) fn boots() -> Self {
+        Self {
+            boot: true,
+            ..Self::default()
+        }
+    }
+
+    /// Returns what the summary calls it.
+    pub(crate) const fn name(&self) -> &'static str {
+        if self.boot { "boots" } else { "mutants" }
     }
 
     fn choose(&self) -> impl Iterator<Item = &'static Mutant> + '_ {

@@ -29,20 +29,21 @@ impl Part {
             Self::Doc,
             Self::Unit,
             Self::Loom,
-            Self::Mutants(mutants::Selection::for_ci()),
+            Self::Mutants(mutants::Selection::default()),
+            Self::Mutants(mutants::Selection::boots()),
             Self::Software,
             Self::Qemu,
         ]
     }
 
-    const fn name(&self) -> &'static str {
+    fn name(&self) -> &'static str {
         match self {
             Self::Fmt => "fmt",
             Self::Clippy => "clippy",
             Self::Doc => "doc",
             Self::Unit => "unit",
             Self::Loom => "loom",
-            Self::Mutants(_) => "mutants",
+            Self::Mutants(selection) => selection.name(),
             Self::Software => "software",
             Self::Qemu => "qemu",
         }

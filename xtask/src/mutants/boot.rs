@@ -17,7 +17,7 @@ use crate::step::{cargo, root, succeeds};
 use crate::tally::Tally;
 
 /// How long a boot may take; a library that runs round in circles is noticed by that.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(20);
 
 /// What notices a mistake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
