@@ -55,6 +55,14 @@ pub(crate) fn run_in_software() -> Tally {
     side_by_side(&software::cases(&own), &command)
 }
 
+/// Runs every load on every nature of the software machine.
+pub(crate) fn run_matrix() -> Tally {
+    match command() {
+        Ok(command) => side_by_side(&software::matrix(), &command),
+        Err(failed) => failed,
+    }
+}
+
 /// Runs cases two at a time: each keeps one core busy.
 fn side_by_side(cases: &[Case], command: &Path) -> Tally {
     let next = AtomicUsize::new(0);

@@ -55,6 +55,8 @@ enum Command {
     Mutants(mutants::Selection),
     /// Runs guests on the software machine
     Software,
+    /// Runs every load on every nature of the software machine, checked: the long form of a part of `software`
+    Matrix,
     /// Runs guests in QEMU
     Qemu,
 }
@@ -70,6 +72,7 @@ fn main() -> ExitCode {
         Command::Loom => vec![Part::Loom],
         Command::Mutants(selection) => vec![Part::Mutants(selection)],
         Command::Software => vec![Part::Software],
+        Command::Matrix => vec![Part::Matrix],
         Command::Qemu => vec![Part::Qemu],
     };
     if part::run(&parts).is_success() {

@@ -7,7 +7,7 @@ use std::time::Instant;
 use crate::tally::Tally;
 use crate::{guests, lints, loom, mutants, prerequisites, tests};
 
-/// A part of the checks.
+/// A part of the checks, or a longer form of one.
 #[derive(Debug, Clone)]
 pub(crate) enum Part {
     Fmt,
@@ -17,6 +17,7 @@ pub(crate) enum Part {
     Loom,
     Mutants(mutants::Selection),
     Software,
+    Matrix,
     Qemu,
 }
 
@@ -45,6 +46,7 @@ impl Part {
             Self::Loom => "loom",
             Self::Mutants(selection) => selection.name(),
             Self::Software => "software",
+            Self::Matrix => "matrix",
             Self::Qemu => "qemu",
         }
     }
@@ -58,6 +60,7 @@ impl Part {
             Self::Loom => loom::run(),
             Self::Mutants(selection) => mutants::run(selection),
             Self::Software => guests::run_in_software(),
+            Self::Matrix => guests::run_matrix(),
             Self::Qemu => guests::run(),
         }
     }

@@ -27,7 +27,7 @@ pub(crate) fn check(parts: &[Part]) -> Result<(), Missing> {
                 tools::require(QEMU, QEMU_PACKAGE)?;
                 tools::require("dpkg-deb", "dpkg")?;
             }
-            Part::Software => tools::require("dpkg-deb", "dpkg")?,
+            Part::Software | Part::Matrix => tools::require("dpkg-deb", "dpkg")?,
             Part::Doc | Part::Unit | Part::Loom | Part::Mutants(_) => {}
         }
     }

@@ -1,12 +1,14 @@
 //! The software machine: Linux and the project's own guests, plain and hostile, every translation checked.
 //!
-//! Key function: [`cases`].
+//! Key functions: [`cases`], [`matrix`].
 
 use super::own::Own;
 use super::{Case, Expected, linux};
 
 /// Seconds that a case may take; many times what it takes on an idle machine.
 const LIMIT: u32 = 400;
+/// Seconds for a load on a machine that moves its frames all the time.
+const LONG: u32 = 1_200;
 /// A boot that is checked runs these, fewer than others.
 const SHORT: &str = "uname -a; for i in $(seq 20); do /bin/true; done; echo ok";
 
@@ -23,6 +25,36 @@ pub(super) fn cases(own: &Own) -> Vec<Case> {
     }
     cases.extend(under_shadow_paging());
     cases.extend(formats(own));
+    cases
+}
+
+/// Every load on every nature, in both modes, every translation checked: the long form.
+pub(super) fn matrix() -> Vec<Case> {
+    let natures: [&[&str]; 5] = [
+        &["--nature", "plain"],
+        &["--nature", "hostile", "--seed", "11"],
+        &["--nature", "hostile", "--seed", "12"],
+        &["--nature", "hostile", "--seed", "13"],
+        &["--nature", "deterministic", "--seed", "14"],
+    ];
+    let loads = [
+        (linux::MEMORY, "memory holds\n"),
+        (linux::FORKS, "forks end\n"),
+        (linux::DONE, "\nok\n"),
+    ];
+    let mut cases = Vec::new();
+    for (load, says) in loads {
+        for nature in natures {
+            for mode in ["shadow", "nested"] {
+                let what = format!("linux, {}, until '{}'", nature.join(" "), says.trim());
+                let words = [&["linux", "--check", "--exec", load], nature].concat();
+                cases.push(Case {
+                    seconds: LONG,
+                    ..case(mode, &what, &words, Expected::new(0, &[says]))
+                });
+            }
+        }
+    }
     cases
 }
 
