@@ -5,6 +5,29 @@
 use crate::step::{cargo, passes_tests};
 use crate::tally::Tally;
 
+/// The comparison of the emulator's x87 unit with an AMD processor's.
+const X87: [&str; 8] = [
+    "test",
+    "-p",
+    "vmmu-emu-native",
+    "--test",
+    "vector",
+    "x87::",
+    "--",
+    "--ignored",
+];
+
 pub(crate) fn run() -> Tally {
-    passes_tests(cargo(&["test", "--workspace", "--no-fail-fast"]))
+    let mut tally = passes_tests(cargo(&["test", "--workspace", "--no-fail-fast"]));
+    if is_amd() {
+        tally += passes_tests(cargo(&X87));
+    } else {
+        println!("not run: the x87 unit's comparison, which needs an AMD processor");
+    }
+    tally
+}
+
+fn is_amd() -> bool {
+    let about = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    about.contains("AuthenticAMD")
 }

@@ -170,16 +170,6 @@ fn report(code: &[u8], start: &Registers, differences: &[String]) -> Difference 
     Difference { text }
 }
 
-/// Says whether the processor is AMD's, whose x87 unit the emulator follows where the manuals leave a choice; tells if not.
-pub(crate) fn is_the_one_followed() -> bool {
-    let about = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let followed = about.contains("AuthenticAMD");
-    if !followed {
-        println!("skipped: this processor's x87 unit may choose otherwise than AMD's");
-    }
-    followed
-}
-
 /// Runs every template on random operands; returns the number of cases.
 ///
 /// # Panics

@@ -1,6 +1,6 @@
 //! x87 instructions, compared with the processor's own on random operands, at every precision, in every rounding mode, with empty and full registers.
 
-use crate::compare::{Precision, is_the_one_followed, run_all};
+use crate::compare::{Precision, run_all};
 use crate::encoding::Template;
 use crate::operands;
 
@@ -115,10 +115,8 @@ const EXACT: &str = "
 ";
 
 #[test]
+#[ignore = "for AMD processors, whose choices in the x87 unit the emulator follows; `cargo xtask unit` runs it there"]
 fn results_flags_and_the_stack_are_the_processors() {
-    if !is_the_one_followed() {
-        return;
-    }
     let templates = Template::parse_all(EXACT);
     run_all(&templates, 2500, 4, Precision::Exact, operands::stack);
 }
@@ -136,10 +134,8 @@ const TRANSCENDENTAL: &str = "
 ";
 
 #[test]
+#[ignore = "for AMD processors, whose choices in the x87 unit the emulator follows; `cargo xtask unit` runs it there"]
 fn transcendental_functions_are_close_to_the_processors() {
-    if !is_the_one_followed() {
-        return;
-    }
     let templates = Template::parse_all(TRANSCENDENTAL);
     run_all(
         &templates,
