@@ -136,7 +136,11 @@ impl RunArgs {
 
 /// Options of `vmmu bench`.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct BenchArgs {
+    /// What to measure instead
+    #[command(subcommand)]
+    pub instead: Option<Benchmark>,
     /// Also writes all figures to FILE as JSON
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -155,6 +159,25 @@ pub struct BenchArgs {
     /// A word added to QEMU's command line; may be repeated
     #[arg(long, value_name = "WORD", allow_hyphen_values = true)]
     pub qemu_arg: Vec<String>,
+}
+
+/// What `vmmu bench` measures besides operations.
+#[derive(Debug, Subcommand)]
+pub enum Benchmark {
+    /// Measures faults of two processors at once, beside one lock round the whole MMU
+    #[command(after_help = STATUS_HELP)]
+    Parallel(ParallelArgs),
+}
+
+/// Options of `vmmu bench parallel`.
+#[derive(Debug, Args)]
+pub struct ParallelArgs {
+    /// Also writes all figures to FILE as JSON
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Measures for a few seconds only: a trial, not a result
+    #[arg(long)]
+    pub quick: bool,
 }
 
 /// Options of `vmmu litmus`.

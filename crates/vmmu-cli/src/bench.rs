@@ -9,15 +9,17 @@
 //! | [`figures`] | what one run measured |
 //! | [`table`] | the table for people and the JSON for programs |
 //! | [`boot`] | Linux booted three ways |
+//! | [`parallel`] | `vmmu bench parallel`: faults of two processors at once |
 
 pub mod boot;
 pub mod figures;
 pub mod operation;
+pub mod parallel;
 pub mod table;
 
 use std::path::PathBuf;
 
-use crate::args::{BenchArgs, Paging};
+use crate::args::{BenchArgs, Benchmark, Paging};
 use crate::bundle::{Config, Engine};
 use crate::channel::Message;
 use crate::error::{Error, Result};
@@ -46,6 +48,9 @@ pub(crate) const CPU: &str = "EPYC";
 ///
 /// Those of a run; [`Error::Bench`] when the guest's report has gaps.
 pub fn bench(args: &BenchArgs) -> Result<u8> {
+    if let Some(Benchmark::Parallel(args)) = &args.instead {
+        return parallel::parallel(args);
+    }
     tools::require(QEMU, QEMU_PACKAGE)?;
     let workspace = Workspace::find();
     let kernel = BareMetal::BenchGuest.build(&workspace)?;

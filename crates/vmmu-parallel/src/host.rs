@@ -1,0 +1,131 @@
+//! The embedder: host traits over a flat memory, as cheap as memory on bare metal.
+//!
+//! Key type: [`FlatHost`]. Guest frame `n` is host frame [`FlatHost::GUEST`] + `n`, table `n` is host frame [`FlatHost::TABLES`] + `n`.
+
+use core::sync::atomic::Ordering;
+
+use vmmu::addr::{Index, Level, Pfn};
+use vmmu::host::{
+    BackedFrame, FrameLookup, GpteWidth, GuestMemory, GuestMemoryError, HostFrame, LookupError,
+    Need, OutOfTables, Processors, TableAllocator, TableMemory, TablePlace, VcpuId,
+};
+
+use crate::memory::Memory;
+
+/// Guest memory and tables as the library sees them.
+#[derive(Debug)]
+pub struct FlatHost(pub Memory);
+
+impl FlatHost {
+    /// The host frame of guest frame 0.
+    pub const GUEST: u64 = 0x100_0000;
+    /// The host frame of table 0.
+    pub const TABLES: u64 = 0x200_0000;
+
+    /// Returns the number of a table.
+    #[inline]
+    #[must_use]
+    pub fn table_of(table: Pfn) -> usize {
+        (table.get() - Self::TABLES) as usize
+    }
+}
+
+impl TableMemory for FlatHost {
+    #[inline]
+    fn load(&self, table: Pfn, slot: Index) -> u64 {
+        let entry = self.0.entry(Self::table_of(table), slot.get());
+        entry.load(Ordering::Acquire)
+    }
+    #[inline]
+    fn store(&self, table: Pfn, slot: Index, entry: u64) {
+        let place = self.0.entry(Self::table_of(table), slot.get());
+        place.store(entry, Ordering::Release);
+    }
+    #[inline]
+    fn exchange(&self, table: Pfn, slot: Index, entry: u64) -> u64 {
+        let place = self.0.entry(Self::table_of(table), slot.get());
+        place.swap(entry, Ordering::AcqRel)
+    }
+    #[inline]
+    fn compare_exchange(
+        &self,
+        table: Pfn,
+        slot: Index,
+        current: u64,
+        new: u64,
+    ) -> Result<u64, u64> {
+        let place = self.0.entry(Self::table_of(table), slot.get());
+        place.compare_exchange(current, new, Ordering::AcqRel, Ordering::Acquire)
+    }
+}
+
+impl TableAllocator for FlatHost {
+    fn allocate_table(&self, _: TablePlace) -> Result<Pfn, OutOfTables> {
+        let table = self.0.take_table().ok_or(OutOfTables)?;
+        Ok(Pfn::new(Self::TABLES + table as u64))
+    }
+    fn free_table(&self, table: Pfn) {
+        self.0.put_table(Self::table_of(table));
+    }
+}
+
+impl GuestMemory for FlatHost {
+    #[inline]
+    fn load_gpte(
+        &self,
+        frame: BackedFrame,
+        offset: u16,
+        _: GpteWidth,
+    ) -> Result<u64, GuestMemoryError> {
+        let word = self.0.word(frame.frame, usize::from(offset) / 8);
+        Ok(word.load(Ordering::Acquire))
+    }
+    #[inline]
+    fn compare_exchange_gpte(
+        &self,
+        frame: BackedFrame,
+        offset: u16,
+        _: GpteWidth,
+        current: u64,
+        new: u64,
+    ) -> Result<Result<u64, u64>, GuestMemoryError> {
+        let word = self.0.word(frame.frame, usize::from(offset) / 8);
+        Ok(word.compare_exchange(current, new, Ordering::AcqRel, Ordering::Acquire))
+    }
+    fn diff_table(
+        &self,
+        frame: BackedFrame,
+        copy: &[u64; 512],
+        mask: u64,
+    ) -> Result<[u64; 8], GuestMemoryError> {
+        let mut differing = [0; 8];
+        let words = self.0.frame(frame.frame).iter().zip(copy);
+        for (i, (word, old)) in words.enumerate() {
+            let differs = (word.load(Ordering::Acquire) ^ old) & mask != 0;
+            differing[i / 64] |= u64::from(differs) << (i % 64);
+        }
+        Ok(differing)
+    }
+}
+
+impl FrameLookup for FlatHost {
+    #[inline]
+    fn look_up(&self, frame: BackedFrame, _: Need) -> Result<HostFrame, LookupError> {
+        Ok(HostFrame {
+            pfn: Pfn::new(frame.token.0 + frame.frame),
+            largest: Level::L1,
+            writable: true,
+        })
+    }
+}
+
+impl Processors for FlatHost {
+    type Gate = vmmu::gate::Fenced;
+    fn kick(&self, _: VcpuId) {}
+    fn relax(&self, round: u32) {
+        if round % 256 == 255 {
+            std::thread::yield_now();
+        }
+        core::hint::spin_loop();
+    }
+}
