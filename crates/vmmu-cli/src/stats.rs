@@ -91,6 +91,7 @@ pub fn of_software(record: &vmmu_machine::machine::Record) -> Value {
         "exits_per_second": per_second(record.exits.total()),
         "frames_moved": record.frames_moved,
         "judged": judged,
+        "audits": record.audits,
         "tlb": {
             "misses": misses,
             "walks": sum(|mmu| mmu.walks),

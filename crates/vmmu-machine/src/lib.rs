@@ -17,7 +17,6 @@
 //! - Nested tables are AMD's; EPT is walked by `vmmu-cpu`, but no machine offers it yet.
 //! - A locked access across two aligned words is no single access, nor is CMPXCHG16B, which is offered to one processor only.
 //! - INIT makes the bootstrap processor wait for a start-up message like any other; PCIDs, protection keys and XSAVE are not offered.
-//! - The hypervisor audits the library's structure between exits only where one thread calls the library; at the end of a run always.
 
 #![forbid(unsafe_code)]
 

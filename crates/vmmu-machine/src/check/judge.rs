@@ -13,9 +13,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use vmmu::addr::{Gfn, Gpa};
-use vmmu::host::{Host, VcpuId};
+use vmmu::host::VcpuId;
 use vmmu::paging::{Cr3, PagingState};
-use vmmu::{EmulateReason, Mmu, Strictness, TlbFlush};
+use vmmu::{EmulateReason, TlbFlush};
 use vmmu_cpu::{Cpu, Fault, Frame, Hpa, Physical, TlbEntry};
 use vmmu_spec::{Access, Linear, Observation, Outcome};
 
@@ -87,27 +87,6 @@ impl<G: Ground> Judge<G> {
         Judged {
             tables: self.watch.frames() as u64,
             ..self.counts.read()
-        }
-    }
-
-    /// Runs the library's auditor. To be called while no vCPU is in its guest and no call of the library runs.
-    ///
-    /// # Errors
-    /// [`Caught`]: a rule is broken.
-    pub fn audit<H: Host, O: vmmu::Observer>(
-        &self,
-        mmu: &Mmu<H, O>,
-        strictness: Strictness,
-    ) -> Result<(), Caught> {
-        match mmu.audit(strictness) {
-            Ok(_) => {
-                count(&self.counts.audits);
-                Ok(())
-            }
-            Err(failure) => {
-                let wrong = Wrong::Audit(failure.to_string());
-                Err(self.keep(self.bare(VcpuId(0), wrong)))
-            }
         }
     }
 

@@ -20,8 +20,6 @@ pub struct Judged {
     pub uncertain: u64,
     /// Guest tables watched at present.
     pub tables: u64,
-    /// Audits that found nothing.
-    pub audits: u64,
 }
 
 #[derive(Debug, Default)]
@@ -31,7 +29,6 @@ pub(super) struct Counts {
     pub(super) emulated: AtomicU64,
     pub(super) stale: AtomicU64,
     pub(super) uncertain: AtomicU64,
-    pub(super) audits: AtomicU64,
 }
 
 pub(super) fn count(counter: &AtomicU64) {
@@ -48,7 +45,6 @@ impl Counts {
             stale: read(&self.stale),
             uncertain: read(&self.uncertain),
             tables: 0,
-            audits: read(&self.audits),
         }
     }
 }
@@ -57,8 +53,8 @@ impl fmt::Display for Judged {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} translations, {} faults, {} emulated accesses judged; {} stale as a cache may be, {} let pass; {} audits",
-            self.used, self.refused, self.emulated, self.stale, self.uncertain, self.audits
+            "{} translations, {} faults, {} emulated accesses judged; {} stale as a cache may be, {} let pass",
+            self.used, self.refused, self.emulated, self.stale, self.uncertain
         )
     }
 }

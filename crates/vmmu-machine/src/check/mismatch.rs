@@ -65,8 +65,6 @@ pub enum Wrong {
     },
     /// The processor was led where it must never be.
     Violation(Fault),
-    /// The library's auditor found something.
-    Audit(String),
 }
 
 impl fmt::Display for Wrong {
@@ -117,7 +115,6 @@ impl fmt::Display for Wrong {
                 "comes while the TLB still maps host frame {frame:#x}, which was taken back"
             ),
             Self::Violation(fault) => write!(f, "led the processor astray: {fault}"),
-            Self::Audit(finding) => write!(f, "{finding}"),
         }
     }
 }

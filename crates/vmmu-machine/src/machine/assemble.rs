@@ -14,7 +14,7 @@ use crate::devices::{Platform, PlatformConfig, Wake};
 use crate::load::{self, Guest, GuestRam, tables};
 use crate::machine::run::Assembled;
 use crate::machine::start::enter_at;
-use crate::machine::{Error, Machine, Nature, Paging, Ready, SMALLEST_MEMORY};
+use crate::machine::{AUDIT_EVERY, Error, Machine, Nature, Paging, Ready, SMALLEST_MEMORY};
 use crate::memory::{FRAME, Memory};
 use crate::vmm::cpuid::Shape;
 use crate::vmm::guest::{BLOCK, GuestFrames, permute, pieces};
@@ -53,7 +53,7 @@ impl Machine {
         Ok(Ready(Box::new(self.assemble(judge)?)))
     }
 
-    fn assemble<O: Observer>(
+    pub(super) fn assemble<O: Observer>(
         mut self,
         observer: impl FnOnce(&Arc<GuestFrames>) -> O,
     ) -> Result<Assembled<O>, Error> {
@@ -108,7 +108,7 @@ impl Machine {
             dimensions: dimensions(self.paging),
             shape,
             deadline: self.timeout.map(|timeout| Instant::now() + timeout),
-            audit_every: self.audit.filter(|_| self.is_quiet_between_exits()),
+            audit_every: self.audit.or(self.check.then_some(AUDIT_EVERY)),
         });
         let mut processors: Vec<Processor<O>> = (0..cpus)
             .map(|number| self.processor(number, &vm))
@@ -121,12 +121,6 @@ impl Machine {
             seed: self.seed,
             reclaims: self.reclaim,
         })
-    }
-
-    /// Says whether nobody calls the library while the processor that has just exited looks at its structure.
-    fn is_quiet_between_exits(&self) -> bool {
-        let alone = self.cpus.get() == 1 && !self.reclaim;
-        alone || self.nature == Nature::Deterministic
     }
 
     fn configuration(&self, shape: &Shape) -> Config {

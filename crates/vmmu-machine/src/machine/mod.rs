@@ -18,6 +18,8 @@
 
 mod assemble;
 mod mark;
+#[cfg(test)]
+mod panics;
 mod run;
 mod start;
 
@@ -42,6 +44,9 @@ pub use crate::vmm::end::End;
 
 /// The smallest memory of a guest in bytes.
 pub const SMALLEST_MEMORY: u64 = 4 << 20;
+
+/// Exits between two audits of a run that is checked.
+pub const AUDIT_EVERY: NonZeroU64 = NonZeroU64::new(4096).expect("not zero");
 
 /// Whose tables the processors walk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -219,13 +224,14 @@ impl Machine {
         self.max_pages = Some(pages);
         self
     }
-    /// Has the auditor check the library's structure every so many exits, where only one thread calls the library; at the end it does anyway.
+    /// Has the auditor check the library's structure every so many exits of all processors together, which wait meanwhile; at the end it does anyway.
     #[must_use]
     pub const fn audit(mut self, every: NonZeroU64) -> Self {
         self.audit = Some(every);
         self
     }
-    /// Has every translation judged by the specification ([`crate::check`]): the first that is wrong ends the run, with a report.
+    /// Has every translation judged by the specification ([`crate::check`]): the first that is wrong ends the run, with a report. The auditor looks every
+    /// [`AUDIT_EVERY`] exits, unless [`Machine::audit`] says something else.
     #[must_use]
     pub const fn check(mut self) -> Self {
         self.check = true;
@@ -300,6 +306,8 @@ pub struct Record {
     pub stats: Stats,
     /// How much was judged, if it was asked for.
     pub judged: Option<Judged>,
+    /// How often the auditor looked, once at the end.
+    pub audits: u64,
     /// How many guest frames were taken back and replaced.
     pub frames_moved: u64,
     /// The same at the marks of the guest.

@@ -3,17 +3,19 @@
 //! Invariants:
 //! 1. Deterministic, nobody is inside the guest while another's call runs.
 
+use core::panic::AssertUnwindSafe;
 use core::time::Duration;
+use std::panic::catch_unwind;
 use std::sync::Arc;
 use std::time::Instant;
 
-use vmmu::Strictness;
-
 use crate::check::{Load, Observer};
-use crate::cpu::Processor;
+use crate::cpu::{Kick, Processor};
 use crate::machine::{End, Handle, Nature, Record};
 use crate::vmm::Vm;
+use crate::vmm::quiet::Member;
 use crate::vmm::reclaim::Reclaim;
+use crate::vmm::report;
 use crate::vmm::runner::{Exits, Runner};
 
 /// Instructions between two looks at timers and interrupts.
@@ -92,11 +94,7 @@ impl<O: Observer + core::fmt::Debug + 'static> Run for Assembled<O> {
                 self.reclaims.then_some(&mut reclaim),
             ),
         };
-        if let Err(failure) = vm.mmu.audit(Strictness::Structure) {
-            vm.finish(End::Broken(format!(
-                "the auditor found broken rules: {failure}"
-            )));
-        }
+        vm.audit();
         let mut exits = Exits::default();
         for (sum, one) in remains.iter().flat_map(exits_of) {
             exits.0[sum] += one;
@@ -110,6 +108,7 @@ impl<O: Observer + core::fmt::Debug + 'static> Run for Assembled<O> {
             exits,
             stats: vm.mmu.stats(),
             judged: vm.observer.judged(),
+            audits: vm.audits.count(),
             frames_moved: reclaim.moved,
             marks: vm.take_marks(),
         }
@@ -154,9 +153,10 @@ fn run_in_parallel<O: Observer>(
         if let Some(reclaim) = reclaim {
             scope.spawn(move || {
                 let _guard = EndsTheRun(vm);
+                let member = vm.quiet.join();
                 while !vm.is_over() {
                     reclaim.take_some(vm);
-                    std::thread::sleep(BREATH);
+                    member.away(|| std::thread::sleep(BREATH));
                 }
             });
         }
@@ -174,14 +174,29 @@ fn run_in_parallel<O: Observer>(
 
 fn run_one<O: Observer>(vm: &Vm<O>, number: usize, processor: Processor<O>) -> Option<Remains> {
     let _guard = EndsTheRun(vm);
+    let member = vm.quiet.join();
     vm.kicks[number].is_here();
     let mut runner = runner(vm, number, processor)?;
-    while !vm.is_over() {
-        if !runner.turn(BUDGET) {
-            sleep(&mut runner);
-        }
+    // After a panic the runner is only looked at, for the report.
+    let result = catch_unwind(AssertUnwindSafe(|| run_with_others(&mut runner, &member)));
+    if let Err(panic) = result {
+        vm.finish(End::Broken(report::panicked(&mut runner, &*panic)));
     }
     Some(remains(&runner))
+}
+
+fn run_with_others<O: Observer>(runner: &mut Runner<'_, O>, member: &Member<'_>) {
+    let vm = runner.vm();
+    while !vm.is_over() {
+        member.pass();
+        match runner.turn(BUDGET) {
+            None => sleep(runner, member),
+            Some(exit) if vm.audits.counts(exit) => {
+                member.alone(|| vm.kicks.iter().for_each(Kick::kick), || vm.audit());
+            }
+            Some(_) => {}
+        }
+    }
 }
 
 /// Ends the run if its thread panics, which is a bug: the others are not to wait for that one for ever.
@@ -197,7 +212,7 @@ impl<O: Observer> Drop for EndsTheRun<'_, O> {
 }
 
 /// Sleeps until the next timer, a kick, or a while.
-fn sleep<O: Observer>(runner: &mut Runner<'_, O>) {
+fn sleep<O: Observer>(runner: &mut Runner<'_, O>, member: &Member<'_>) {
     let vm = runner.vm();
     vm.set_stuck(runner.number(), runner.is_stuck());
     runner.look_at_the_clock();
@@ -207,7 +222,7 @@ fn sleep<O: Observer>(runner: &mut Runner<'_, O>) {
         Duration::from_nanos(at.0.saturating_sub(now.0)).min(NAP)
     });
     if !vm.platform.has_pending(runner.number()) || runner.is_stuck() {
-        vm.kicks[runner.number()].sleep(longest);
+        member.away(|| vm.kicks[runner.number()].sleep(longest));
     }
     vm.set_stuck(runner.number(), false);
 }
@@ -234,8 +249,11 @@ fn run_in_turn<O: Observer>(
         let mut ran = false;
         for i in 0..count {
             let runner = &mut runners[(first + i) % count];
-            if runner.turn(rng.u64(1..TURN)) {
+            if let Some(exit) = runner.turn(rng.u64(1..TURN)) {
                 ran = true;
+                if vm.audits.counts(exit) {
+                    vm.audit();
+                }
                 break;
             }
         }

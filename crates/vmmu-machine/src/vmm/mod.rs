@@ -8,6 +8,7 @@
 //! | the guest's tables, walked by the hypervisor | `walk` |
 //! | registers in force | `paging` |
 //! | frames taken back | [`reclaim`] |
+//! | when the auditor looks, and that nobody calls the library then | [`audits`], [`quiet`] |
 //! | the library's embedder | [`host`], [`guest`] |
 //! | the processor that the guest is shown | [`cpuid`] |
 //! | what a crash report says | [`report`] |
@@ -18,6 +19,7 @@
 //! 1. An exit either completes its instruction, or raises an exception, or resumes: each exactly once.
 //! 2. What can't be served ends the run with a reason; nothing is guessed.
 
+pub mod audits;
 pub mod cpuid;
 mod emulate;
 pub mod end;
@@ -25,11 +27,13 @@ mod fault;
 pub mod guest;
 pub mod host;
 mod paging;
+pub mod quiet;
 pub mod reclaim;
 pub mod report;
 pub mod runner;
 mod walk;
 
+use core::num::NonZeroU64;
 use core::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -43,10 +47,12 @@ use crate::devices::{Pending, Platform};
 use crate::machine::Mark;
 use crate::memory::Memory;
 
+use self::audits::Audits;
 use self::cpuid::Shape;
 use self::end::End;
 use self::guest::GuestFrames;
 use self::host::MachineHost;
+use self::quiet::Quiet;
 
 /// The most marks that are kept: a guest can make any number.
 const MOST_MARKS: usize = 4096;
@@ -74,8 +80,10 @@ pub struct Vm<O: Observer> {
     pub deadline: Option<Instant>,
     /// How the processors are made to leave their guests.
     pub kicks: Box<[Kick]>,
-    /// The number of exits between two audits, if there are any.
-    pub audit_every: Option<core::num::NonZeroU64>,
+    /// When the auditor looks.
+    pub audits: Audits,
+    /// When nobody calls the library.
+    pub quiet: Quiet,
     /// By vCPU: it sleeps, and no interrupt wakes it.
     stuck: Mutex<Box<[bool]>>,
     over: AtomicBool,
@@ -98,8 +106,8 @@ pub struct Parts<O: Observer> {
     pub shape: Shape,
     /// See [`Vm::deadline`].
     pub deadline: Option<Instant>,
-    /// See [`Vm::audit_every`].
-    pub audit_every: Option<core::num::NonZeroU64>,
+    /// The number of exits between two audits, if there are any before the end.
+    pub audit_every: Option<NonZeroU64>,
 }
 
 impl<O: Observer> Vm<O> {
@@ -119,7 +127,8 @@ impl<O: Observer> Vm<O> {
             dimensions: parts.dimensions,
             shape: parts.shape,
             deadline: parts.deadline,
-            audit_every: parts.audit_every,
+            audits: Audits::new(parts.audit_every),
+            quiet: Quiet::default(),
             over: AtomicBool::new(false),
             end: Mutex::new(None),
             marks: Mutex::default(),
@@ -150,6 +159,13 @@ impl<O: Observer> Vm<O> {
         let all = stuck.iter().all(|is_stuck| *is_stuck);
         if is_stuck && all && !(0..stuck.len()).any(is_signalled) {
             self.finish(End::Halted);
+        }
+    }
+
+    /// Audits the library's structure; ends the run if a rule is broken. Nobody else calls the library meanwhile.
+    pub fn audit(&self) {
+        if let Some(end) = self.audits.run(&self.mmu) {
+            self.finish(end);
         }
     }
 

@@ -1,6 +1,9 @@
 //! What is said about a guest that can't go on: registers, code, the walk of the guest's tables and of those in force.
 
+use core::any::Any;
 use core::fmt::Write;
+use core::panic::AssertUnwindSafe;
+use std::panic::catch_unwind;
 
 use vmmu::addr::{Gva, Index, Level, Pfn};
 use vmmu::host::TableMemory;
@@ -21,6 +24,19 @@ pub fn crash<O: Observer>(runner: &mut Runner<'_, O>, why: &str) -> String {
     // Writing to a string never fails.
     let _ = describe(&mut text, runner, why);
     text
+}
+
+/// Reports on a panic of the thread that runs a processor: a bug of the machine's, or of the library's.
+pub fn panicked<O: Observer>(runner: &mut Runner<'_, O>, panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+    let why = format!(
+        "the thread of processor {} panicked: {}",
+        runner.number(),
+        text.unwrap_or("without words")
+    );
+    // What the panic interrupted may be half done, and a report of it impossible.
+    catch_unwind(AssertUnwindSafe(|| crash(runner, &why))).unwrap_or(why)
 }
 
 fn describe<O: Observer>(

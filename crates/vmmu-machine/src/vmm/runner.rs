@@ -10,7 +10,7 @@ use vmmu::addr::{Gpa, Gva};
 use vmmu::host::VcpuId;
 use vmmu::paging::PagingState;
 use vmmu::walk::Walker;
-use vmmu::{AddressSpace, Strictness, TlbFlush, Vcpu};
+use vmmu::{AddressSpace, TlbFlush, Vcpu};
 use vmmu_cpu::Flush;
 use vmmu_emu::system::event::{Event, Merged, merge};
 use vmmu_emu::{Exception, Mode, SegmentName, Stop};
@@ -82,6 +82,27 @@ pub struct Runner<'m, O: Observer> {
     pub(super) again: u32,
 }
 
+/// A vCPU in its guest. It has left when this is dropped, by a panic too: whoever waits for it to leave must not wait for ever.
+struct Inside<'m, O: Observer> {
+    vm: &'m Vm<O>,
+    vcpu: Vcpu<'m, MachineHost<O>>,
+}
+
+impl<'m, O: Observer> Inside<'m, O> {
+    /// Notes that the guest runs; the library has said that it may.
+    fn enter(vm: &'m Vm<O>, vcpu: Vcpu<'m, MachineHost<O>>) -> Self {
+        vm.observer.entered(vcpu.id());
+        Self { vm, vcpu }
+    }
+}
+
+impl<O: Observer> Drop for Inside<'_, O> {
+    fn drop(&mut self) {
+        self.vm.observer.exited(self.vcpu.id());
+        self.vcpu.exited();
+    }
+}
+
 impl<'m, O: Observer> Runner<'m, O> {
     /// Makes it; its processor's registers are set by whoever starts it.
     ///
@@ -142,14 +163,14 @@ impl<'m, O: Observer> Runner<'m, O> {
         self.vm.observer.registers(self.vcpu.id(), &state, load);
     }
 
-    /// Does what is due, and runs the guest for about as many instructions; tells whether it ran.
-    pub fn turn(&mut self, budget: u64) -> bool {
+    /// Does what is due, and runs the guest for about as many instructions; tells why it left, if it ran.
+    pub fn turn(&mut self, budget: u64) -> Option<Exit> {
         let now = self.vm.clock.now();
         self.vm.platform.advance(now);
         self.take_signals();
         self.take_interrupt();
         if self.activity != Activity::Running || self.vm.is_over() {
-            return false;
+            return None;
         }
         match self.vcpu.enter() {
             Ok(entry) => {
@@ -161,14 +182,13 @@ impl<'m, O: Observer> Runner<'m, O> {
             }
             Err(error) => {
                 self.library_failed(error);
-                return false;
+                return None;
             }
         }
-        self.vm.observer.entered(self.vcpu.id());
         let before = self.processor.work().instructions;
+        let inside = Inside::enter(self.vm, self.vcpu);
         let exit = self.processor.run(budget);
-        self.vm.observer.exited(self.vcpu.id());
-        self.vcpu.exited();
+        drop(inside);
         self.vm
             .clock
             .pass(self.processor.work().instructions - before);
@@ -178,19 +198,7 @@ impl<'m, O: Observer> Runner<'m, O> {
             self.look_at_the_clock();
         }
         self.answer(exit);
-        self.audit();
-        true
-    }
-
-    fn audit(&self) {
-        if let Some(every) = self.vm.audit_every
-            && self.exits.total().is_multiple_of(every.get())
-            && let Err(failure) = self.vm.mmu.audit(Strictness::Structure)
-        {
-            self.vm.finish(End::Broken(format!(
-                "the auditor found broken rules: {failure}"
-            )));
-        }
+        Some(exit)
     }
 
     /// Serves INIT, start-up messages and NMIs.
