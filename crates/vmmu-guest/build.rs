@@ -8,6 +8,7 @@ const GUESTS: &[(&str, &str)] = &[
     ("bench-guest", "long-mode.ld"),
     ("demo-guest", "long-mode.ld"),
     ("multiboot-guest", "multiboot.ld"),
+    ("smp-guest", "long-mode.ld"),
     ("stress-guest", "long-mode.ld"),
 ];
 

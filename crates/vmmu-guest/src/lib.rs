@@ -5,6 +5,7 @@
 //! | `bench-guest` | PVH (32-bit entry, goes to long mode itself) | times 22 paging operations; `bench` compares them |
 //! | `demo-guest` | PVH | runs processes that fork, write, map, switch and exit, in named phases |
 //! | `multiboot-guest` | multiboot-1 (32-bit, paging off) | checks the hand-over, then what its command line says |
+//! | `smp-guest` | PVH, starts the other processors by INIT and SIPI | lets them use and change the same page tables, and checks what each sees |
 //! | `stress-guest` | PVH (32-bit entry, goes to long mode itself) | uses paging in every way it can and checks each result |
 //!
 //! Each is freestanding Rust or assembly for the host's own target. They are built, and run natively, with the
@@ -29,7 +30,7 @@
 //! operations cost what the peer's native column says.
 //!
 //! # Known gaps
-//! One processor; no interrupts, only exceptions.
+//! All but `smp-guest` use one processor and no interrupts, only exceptions.
 #![no_std]
 
 #[cfg(feature = "image")]

@@ -1,6 +1,7 @@
 //! The interrupt descriptor table (AMD APM vol. 2, section 8.2).
 
 use core::arch::asm;
+use core::cell::UnsafeCell;
 
 /// An entry of the interrupt descriptor table: an interrupt gate to a handler in code segment 8.
 #[derive(Clone, Copy, Debug)]
@@ -65,41 +66,90 @@ impl Gate {
     }
 }
 
-/// The processor's table, for the 32 exceptions.
-static mut TABLE: [Gate; 32] = [Gate::EMPTY; 32];
+/// An interrupt descriptor table of `N` gates.
+#[derive(Debug)]
+#[repr(C, align(16))]
+pub struct Gates<const N: usize>(UnsafeCell<[Gate; N]>);
 
-/// Makes `gates` the processor's interrupt descriptor table.
+// SAFETY: it is written before a processor uses it, and afterwards only processors read it, when they deliver events.
+unsafe impl<const N: usize> Sync for Gates<N> {}
+
+impl<const N: usize> Default for Gates<N> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<const N: usize> Gates<N> {
+    /// A table without handlers.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(UnsafeCell::new([Gate::EMPTY; N]))
+    }
+
+    /// Fills the table.
+    ///
+    /// # Safety
+    /// - Every gate that is not empty must lead to a routine that preserves all registers and ends in IRET with the error
+    ///   code (if the vector has one) popped, or that does not return.
+    /// - No processor uses the table meanwhile: it isn't loaded, or no event occurs during the call.
+    pub unsafe fn fill(&'static self, gates: [Gate; N]) {
+        // SAFETY: the caller vouches that nothing else reads the table.
+        unsafe { self.0.get().write(gates) };
+    }
+
+    /// Makes this processor use the table.
+    pub fn install(&'static self) {
+        // SAFETY: the table is static, and what fills it vouches for its handlers.
+        unsafe { load_table(self.address(), N) };
+    }
+
+    /// Where the table is.
+    fn address(&'static self) -> u64 {
+        self.0.get() as u64
+    }
+}
+
+/// The boot processor's table, for the 32 exceptions.
+static TABLE: Gates<32> = Gates::new();
+
+/// Makes `gates` the processor's interrupt descriptor table, in a guest that uses one processor.
 ///
 /// # Safety
-/// - Every gate that is not empty must lead to a routine that preserves all registers and ends in IRET with the error
-///   code (if the vector has one) popped, or that does not return.
-/// - No exception may occur during the call.
+/// As of [`Gates::fill`]: no exception may occur during the call.
 pub unsafe fn install_gates(gates: [Gate; 32]) {
-    let table = &raw mut TABLE;
-    // SAFETY: one processor, interrupts off, and no exception during the call: nothing else reads the table.
-    unsafe { table.write(gates) };
-    // SAFETY: the table is static and the caller vouches for its handlers.
-    unsafe { use_gates_at(gates_address()) };
+    // SAFETY: one processor, interrupts off, and no exception during the call.
+    unsafe { TABLE.fill(gates) };
+    TABLE.install();
 }
 
-/// Where the table is.
+/// Where the table of [`install_gates`] is.
 #[must_use]
 pub fn gates_address() -> u64 {
-    &raw const TABLE as u64
+    TABLE.address()
 }
 
-/// Tells the processor that the table is at `address`.
+/// Tells the processor that the table of [`install_gates`] is at `address`.
 ///
 /// # Safety
 /// `address` is mapped to the table's memory (see [`gates_address`]) as long as exceptions can occur.
 pub unsafe fn use_gates_at(address: u64) {
+    // SAFETY: the caller vouches for what is at the address.
+    unsafe { load_table(address, 32) };
+}
+
+/// Tells the processor that its table, of `gates` gates, is at `address`.
+///
+/// # Safety
+/// It is there as long as exceptions can occur.
+unsafe fn load_table(address: u64, gates: usize) {
     #[repr(C, packed)]
     struct Pointer {
         limit: u16,
         base: u64,
     }
     let pointer = Pointer {
-        limit: size_of::<[Gate; 32]>() as u16 - 1,
+        limit: (gates * size_of::<Gate>()) as u16 - 1,
         base: address,
     };
     // SAFETY: the caller vouches for what is at the address.

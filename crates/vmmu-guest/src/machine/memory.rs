@@ -4,6 +4,7 @@ use core::arch::asm;
 use core::fmt;
 use core::ops::Range;
 use core::ptr;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 /// Where the image and its stack lie (the linker script sees to it).
 pub const IMAGE: Range<u64> = 0x10_0000..0x20_0000;
@@ -297,6 +298,24 @@ impl Frame {
         assert!(index < 512);
         // SAFETY: as in `set`.
         Entry(unsafe { ptr::read_volatile((self.0 as *const u64).wrapping_add(index)) })
+    }
+
+    /// Exchanges entry `index`, locked: returns the one before, with the bits that processors have set in it.
+    pub fn exchange(self, index: usize, entry: Entry) -> Entry {
+        Entry(self.word(index).swap(entry.0, Ordering::SeqCst))
+    }
+
+    /// Clears `bits` in entry `index`, locked: returns the one before.
+    pub fn clear_bits(self, index: usize, bits: u64) -> Entry {
+        Entry(self.word(index).fetch_and(!bits, Ordering::SeqCst))
+    }
+
+    /// Entry `index` as an atomic word.
+    fn word(self, index: usize) -> &'static AtomicU64 {
+        assert!(index < 512);
+        let word = (self.0 as *mut u64).wrapping_add(index);
+        // SAFETY: as in `set`; the word is aligned, RAM for ever, and never borrowed otherwise.
+        unsafe { AtomicU64::from_ptr(word) }
     }
 
     /// Empties all 512 entries, one 64-bit store each, four instructions per store.

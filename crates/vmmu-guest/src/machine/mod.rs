@@ -12,17 +12,19 @@
 //! 2. A [`Frame`] lies in [`TABLES_AND_DATA`], outside the image. Only volatile accesses go there.
 //! 3. A [`Va`] is at or above [`Va::LOWEST`]: a part of the address space where no Rust object lives. What
 //!    it maps to is a [`Frame`].
+//! 4. What several processors use at once is an atomic, or memory that only volatile accesses go to.
 #![allow(unsafe_code)]
 
 mod command_line;
 mod entry;
 mod interrupt;
+pub mod local_apic;
 mod memory;
 mod port;
 pub mod register;
 pub mod segment;
 
 pub use command_line::CommandLine;
-pub use interrupt::{Gate, gates_address, install_gates, use_gates_at};
+pub use interrupt::{Gate, Gates, gates_address, install_gates, use_gates_at};
 pub use memory::{Entry, Frame, FramePool, IMAGE, LARGE_PAGE, Level, TABLES_AND_DATA, Va};
 pub use port::{Port, end_run};

@@ -11,6 +11,16 @@ impl Port {
     pub const DEBUG: Self = Self(0xe9);
     /// The first register of the first serial port.
     pub const COM1: Self = Self(0x3f8);
+    /// The mask of the first interrupt controller (8259A).
+    pub const FIRST_PIC_MASK: Self = Self(0x21);
+    /// The mask of the second one.
+    pub const SECOND_PIC_MASK: Self = Self(0xa1);
+    /// A write here takes about a microsecond and does nothing else.
+    pub const DELAY: Self = Self(0x80);
+    /// A key written here, 16 bits, selects an item of the firmware's configuration.
+    pub const FIRMWARE_SELECT: Self = Self(0x510);
+    /// The bytes of the selected item.
+    pub const FIRMWARE_DATA: Self = Self(0x511);
     /// `phase << 24 | count` written here says that a measured phase starts.
     pub const MARK_START: Self = Self(0x5e0);
     /// The phase's number written here says that it has ended.
@@ -41,6 +51,14 @@ impl Port {
             asm!("in al, dx", in("dx") self.0, out("al") value, options(nomem, nostack, preserves_flags))
         };
         value
+    }
+
+    /// Writes 16 bits.
+    pub fn write_u16(self, value: u16) {
+        // SAFETY: as in `write_u8`.
+        unsafe {
+            asm!("out dx, ax", in("dx") self.0, in("ax") value, options(nomem, nostack, preserves_flags))
+        };
     }
 
     /// Writes 32 bits.

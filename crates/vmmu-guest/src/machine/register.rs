@@ -25,6 +25,15 @@ pub fn load_root(root: Frame) {
     unsafe { asm!("mov cr3, {}", in(reg) root.address(), options(nostack, preserves_flags)) };
 }
 
+/// Loads CR3 with what it holds: everything that isn't global is flushed.
+#[inline]
+pub fn reload_root() {
+    // SAFETY: the root stays the same.
+    unsafe {
+        asm!("mov {value}, cr3", "mov cr3, {value}", value = out(reg) _, options(nostack, preserves_flags))
+    };
+}
+
 /// Invalidates the translation of `address`.
 #[inline]
 pub fn invalidate_page(address: Va) {
@@ -82,6 +91,15 @@ impl Control {
     const IN_CR0: Self = Self::WP;
     const IN_CR4: Self = Self::PGE.union(Self::SMEP).union(Self::SMAP);
     const IN_EFER: Self = Self::NXE;
+
+    /// What the processor uses now.
+    #[must_use]
+    pub fn current() -> Self {
+        let in_registers = |value, mask: Self| Self::from_bits_retain(value).intersection(mask);
+        in_registers(cr0(), Self::IN_CR0)
+            .union(in_registers(cr4(), Self::IN_CR4))
+            .union(in_registers(efer(), Self::IN_EFER))
+    }
 
     /// Makes the processor use exactly these. Writes only the registers that change.
     pub fn load(self) {
