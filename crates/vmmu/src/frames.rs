@@ -19,7 +19,7 @@ use crate::region::{BLOCK, CHAINS, REGION, Words};
 use crate::rmap::{Node, Nodes};
 use crate::role::Role;
 use crate::slots::AddressSpace;
-use crate::sync::{Counter, Guard, Kind, Lock, Locks, Ordering};
+use crate::sync::{Apart, Counter, Guard, Kind, Lock, Locks, Ordering};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
@@ -72,7 +72,7 @@ pub(crate) enum Provided {
 /// The frame records of a VM.
 #[derive(Debug)]
 pub(crate) struct Frames {
-    stripes: Box<[Lock<Stripe>]>,
+    stripes: Box<[Apart<Lock<Stripe>>]>,
     /// What is free of the bound on bookkeeping, in bytes, but for what pages leave of theirs; negative, in two's complement, if more is needed of that.
     slack: Counter,
     /// What nodes take beside the first ones of each stripe, in bytes.
@@ -238,10 +238,12 @@ impl Frames {
     pub(crate) fn new(stripes: usize) -> Result<Self, Error> {
         let mut all = Vec::new();
         all.try_reserve_exact(stripes)?;
-        all.resize_with(stripes, || Lock::new(Kind::Gfn, Stripe::default()));
+        all.resize_with(stripes, || Apart(Lock::new(Kind::Gfn, Stripe::default())));
         Ok(Self {
             stripes: all.into_boxed_slice(),
-            slack: Counter::new(((stripes * size_of::<Lock<Stripe>>()) as u64).wrapping_neg()),
+            slack: Counter::new(
+                ((stripes * size_of::<Apart<Lock<Stripe>>>()) as u64).wrapping_neg(),
+            ),
             chained: Counter::new(0),
             hand: Counter::new(0),
         })
@@ -431,7 +433,7 @@ impl Frames {
 
     /// Returns the bytes that the records take.
     pub(crate) fn bytes(&self, locks: &Locks) -> u64 {
-        let mut bytes = self.stripes.len() * size_of::<Lock<Stripe>>();
+        let mut bytes = self.stripes.len() * size_of::<Apart<Lock<Stripe>>>();
         self.for_each_stripe(locks, |s| {
             bytes += s.nodes.bytes() + s.regions.capacity() * size_of::<Region>();
             bytes += s.regions.iter().map(Region::bytes).sum::<usize>();

@@ -158,7 +158,10 @@ pub(crate) struct TableState {
 }
 
 /// One shadow page.
+///
+/// The first cache line has what every fault on the way through reads, and few write; the next ones what each fault in the table writes.
 #[derive(Debug)]
+#[repr(C, align(64))]
 pub(crate) struct Page {
     gfn: AtomicU64,
     table: AtomicU64,
@@ -168,34 +171,38 @@ pub(crate) struct Page {
     pub(crate) generation: AtomicU32,
     /// How often the slot of the pool was used: tells a page from its successor.
     pub(crate) incarnation: AtomicU32,
-    /// The next page of the hash chain (gfn lock), as number + 1.
-    pub(crate) hash_next: AtomicU32,
-    /// The SPTEs that link the page (gfn lock).
-    parents: [AtomicU32; 2],
     /// How many vCPUs have the page loaded as their root.
     pub(crate) references: AtomicU32,
     /// Unsyncs and reported writes since the page was last seen in use.
     pub(crate) writes: AtomicU32,
-    /// How many syncs in a row found nothing to change.
-    pub(crate) quiet: AtomicU8,
+    /// The next page of the hash chain (gfn lock), as number + 1.
+    pub(crate) hash_next: AtomicU32,
+    /// The SPTEs that link the page (gfn lock).
+    parents: [AtomicU32; 2],
     /// Free list, debt or list of the retired, as number + 1.
     pub(crate) chain: AtomicU32,
+    /// Not 0 if the page was found since reclaim last looked.
+    pub(crate) used: AtomicU8,
+    /// How many syncs in a row found nothing to change.
+    pub(crate) quiet: AtomicU8,
     /// The epoch in which the page was retired, see `retire`.
     pub(crate) stamp: AtomicU64,
     /// The number of pages made before this one: tells old pages from new ones while everything is zapped.
     pub(crate) birth: AtomicU64,
-    /// Not 0 if the page was found since reclaim last looked.
-    pub(crate) used: AtomicU8,
     /// The epoch as of which the tree below this root is clean.
     pub(crate) clean_at: AtomicU64,
+    /// The table lock.
+    pub(crate) lock: Lock<TableState>,
     present: [AtomicU64; PRESENT_WORDS],
     /// The slots whose record is not [`Record::Empty`]: what a new life has to reset (table lock).
     recorded: [AtomicU64; PRESENT_WORDS],
     record_low: [AtomicU32; TABLE_SLOTS],
     record_high: [AtomicU8; TABLE_SLOTS],
-    /// The table lock.
-    pub(crate) lock: Lock<TableState>,
 }
+
+/// What is written under the table lock is not in the line that all faults read.
+#[cfg(not(loom))]
+const _: () = assert!(core::mem::offset_of!(Page, lock) >= 64);
 
 impl Page {
     pub(crate) fn new() -> Self {

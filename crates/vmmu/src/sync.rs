@@ -1,7 +1,7 @@
 //! Atomics, locks and cells: the one module that knows loom.
 //!
 //! Key types: [`Lock`] with its [`Kind`] (the rank), [`Locks`] (which of them the running call holds, and how many it took), [`Claim`]
-//! (exclusive use of a vCPU, never waited for), [`OnceBox`].
+//! (exclusive use of a vCPU, never waited for), [`Apart`] (a cache line of its own), [`OnceBox`].
 //!
 //! Invariants:
 //! 1. Lock order: [`Kind::Table`], then [`Kind::Gfn`], then [`Kind::Leaf`]; never two of one kind. Debug builds check it.
@@ -25,6 +25,21 @@ pub(crate) type Counter = core::sync::atomic::AtomicU64;
 /// Counters that no protocol depends on stay invisible to loom.
 #[cfg(not(loom))]
 pub(crate) type Counter = AtomicU64;
+
+/// A value that shares no cache line with its neighbours: what one processor writes at each fault, another one must not have to fetch for something else.
+///
+/// Two lines: processors fetch the neighbour of a line along with it.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(crate) struct Apart<T>(pub(crate) T);
+
+impl<T> Deref for Apart<T> {
+    type Target = T;
+    #[inline]
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
 
 /// What a lock guards, which is also its rank.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -28,8 +28,9 @@ use crate::walk::{Access, AccessKind, Privilege, Rights, Walk, WalkFailure, Walk
 /// How often a fault at the page limit looks for a page whose grace period is over before it gives up.
 const PATIENCE: u32 = 1 << 20;
 
-/// What others see of a vCPU.
+/// What others see of a vCPU; aligned as [`crate::sync::Apart`] is.
 #[derive(Debug)]
+#[repr(align(128))]
 pub(crate) struct VcpuShared {
     pub(crate) local: Claim<VcpuLocal>,
     pub(crate) presence: Presence,
