@@ -105,7 +105,8 @@ pub trait GuestMemory {
         width: GpteWidth,
     ) -> Result<u64, GuestMemoryError>;
 
-    /// Replaces `current` by `new` (AcqRel): the accessed and dirty bits of a guest entry. Called under the frame's gfn lock: must not block.
+    /// Replaces `current` by `new` (AcqRel): the accessed and dirty bits of a guest entry. Whoever invalidates the frame waits for it: must not block, nor
+    /// call the library.
     ///
     /// The library has checked the slot, has marked nothing yet, and holds off [`crate::Mmu::invalidate_begin`] for the frame (rule R13).
     /// Returns the old entry if it was replaced, and what is there otherwise.

@@ -89,7 +89,7 @@ impl Shards {
         }
     }
 
-    /// Tells whether a frame's region is being invalidated. Under its gfn lock.
+    /// Tells whether a frame's region is being invalidated. After the frame was announced (`marking`).
     #[inline]
     pub(crate) fn is_busy(&self, gfn: Gfn) -> bool {
         self.shards[shard_of(gfn)].busy.load(Ordering::Acquire) != 0
@@ -159,17 +159,25 @@ impl<H: Host, O: Observer> Mmu<H, O> {
         if mutant!(BusyAfterWalk) {
             call.unmap_range(base, frames);
         }
-        self.shards.begin(base, frames);
-        let invalidation = Invalidation {
-            mmu: self,
-            base,
-            frames,
-        };
+        let invalidation = self.begin(base, frames);
         call.count_at(Event::Invalidation, base);
         if !mutant!(BusyAfterWalk) {
             call.unmap_range(base, frames);
         }
         invalidation
+    }
+
+    /// Keeps new mappings and marks away from the range, and waits for the marks in flight.
+    fn begin(&self, base: Gfn, frames: u64) -> Invalidation<'_, H, O> {
+        self.shards.begin(base, frames);
+        if !mutant!(MarksNotWaitedFor) {
+            self.grace.wait_for_marks(base, frames);
+        }
+        Invalidation {
+            mmu: self,
+            base,
+            frames,
+        }
     }
 
     /// Removes a memory slot, while guests run. No mapping of it is left when this returns, and nothing that was derived from guest tables in it.
@@ -194,12 +202,7 @@ impl<H: Host, O: Observer> Mmu<H, O> {
     fn change_slot(&self, id: SlotId, flags: Option<SlotFlags>) -> Result<(), Error> {
         let call = self.call();
         let (slot, space) = self.slots.get(id).ok_or(Error::NoSuchSlot(id))?;
-        self.shards.begin(slot.base, slot.frames);
-        let _invalidation = Invalidation {
-            mmu: self,
-            base: slot.base,
-            frames: slot.frames,
-        };
+        let _invalidation = self.begin(slot.base, slot.frames);
         self.slots.update(&call.locks, &slot, flags)?;
         if flags.is_none() && !call.is_direct_engine() {
             // The guest's tables went with the slot: another one at the same place has other ones, and nobody reports that.

@@ -140,6 +140,7 @@ pub mod host;
 mod invalidate;
 #[cfg(all(test, loom))]
 mod loom_tests;
+mod marking;
 mod memory;
 mod mmu;
 mod outcome;

@@ -4,9 +4,10 @@
 //!
 //! Invariants:
 //! 1. An entry is read with one atomic load.
-//! 2. An accessed/dirty update happens under the gfn lock of the table's frame while no invalidation of it is in progress: taking a frame back
-//!    begins by raising the count and then takes the same lock, so that it waits for updates in flight and later ones see the count.
-//! 3. The update marks the frame dirty, and honours read-only slots.
+//! 2. An accessed/dirty update is announced, and made while no invalidation of its frame is in progress: taking a frame back raises the count and then
+//!    waits for what is announced, so that later updates see the count (`marking`).
+//! 3. The update marks the frame dirty if its slot logs, in one section of the gfn lock with the update: no harvest comes between. It honours read-only
+//!    slots.
 
 use crate::addr::{Gfn, Gpa, Level};
 use crate::error::Error;
@@ -104,8 +105,8 @@ impl<H: Host, O: Observer> GpteMemory for SlottedMemory<'_, '_, H, O> {
     ) -> Result<CasOutcome, GpteError> {
         let call = self.call;
         let gfn = Gfn::containing(at);
-        let mut stripe = call.mmu.frames.lock(&call.locks, gfn);
-        // Under the lock: an invalidation that has begun is seen, one that begins now waits for the lock in its walk.
+        let _in_flight = call.guard.as_ref().map(|guard| guard.announce(gfn));
+        // After the announcement: an invalidation that has begun is seen, one that begins now waits.
         if call.mmu.shards.is_busy(gfn) && !mutant!(MarkWhileTakenBack) {
             return Err(GpteError::Busy);
         }
@@ -113,6 +114,8 @@ impl<H: Host, O: Observer> GpteMemory for SlottedMemory<'_, '_, H, O> {
         if slot.flags.contains(SlotFlags::READ_ONLY) && !mutant!(MarkReadOnlySlot) {
             return Ok(CasOutcome::ReadOnly);
         }
+        let logs = slot.flags.contains(SlotFlags::LOG_DIRTY);
+        let mut stripe = logs.then(|| call.mmu.frames.lock(&call.locks, gfn));
         let offset = at.page_offset() as u16;
         match call.mmu.host.compare_exchange_gpte(
             slot.backed(gfn),
@@ -122,7 +125,8 @@ impl<H: Host, O: Observer> GpteMemory for SlottedMemory<'_, '_, H, O> {
             new.raw(),
         ) {
             Ok(Ok(_)) => {
-                if let Some((region, _)) = stripe.region(gfn)
+                if let Some(stripe) = &mut stripe
+                    && let Some((region, _)) = stripe.region(gfn)
                     && !mutant!(MarkNotLogged)
                 {
                     region.mark_dirty(gfn, Level::L1, self.space);

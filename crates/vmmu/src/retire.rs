@@ -9,9 +9,11 @@
 //! 1. A page is retired after it is unhashed, unlinked, emptied and flushed: only calls that began before can still have its number.
 //! 2. The list of the retired is in the order of their epochs, but for roots that are still loaded.
 
+use crate::addr::Gfn;
+use crate::marking::{InFlight, Marking};
 use crate::page::PageId;
 use crate::pool::Pool;
-use crate::sync::{AtomicU32, AtomicU64, Kind, Lock, Locks, Ordering, fence};
+use crate::sync::{Apart, AtomicU32, AtomicU64, Kind, Lock, Locks, Ordering, fence};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
@@ -27,11 +29,19 @@ struct Retired {
     tail: u32,
 }
 
+/// What a caller announces.
+#[derive(Debug)]
+struct Caller {
+    /// The epoch in which its call began.
+    epoch: AtomicU64,
+    marking: Marking,
+}
+
 /// Grace periods of a VM.
 #[derive(Debug)]
 pub(crate) struct Grace {
     epoch: AtomicU64,
-    slots: Box<[AtomicU64]>,
+    slots: Box<[Apart<Caller>]>,
     list: Lock<Retired>,
     waiting: AtomicU32,
 }
@@ -39,13 +49,21 @@ pub(crate) struct Grace {
 /// A call that may hold page numbers.
 #[derive(Debug)]
 pub(crate) struct ReadGuard<'m> {
-    slot: &'m AtomicU64,
+    slot: &'m Caller,
+}
+
+impl ReadGuard<'_> {
+    /// Announces a store to the frame.
+    #[inline]
+    pub(crate) fn announce(&self, gfn: Gfn) -> InFlight<'_> {
+        self.slot.marking.announce(gfn)
+    }
 }
 
 impl Drop for ReadGuard<'_> {
     fn drop(&mut self) {
         // Release: the call's accesses come before; pairs with the fence in `oldest`.
-        self.slot.store(IDLE, Ordering::Release);
+        self.slot.epoch.store(IDLE, Ordering::Release);
     }
 }
 
@@ -54,7 +72,12 @@ impl Grace {
         let mut slots = Vec::new();
         let count = usize::from(vcpus) + OTHERS;
         slots.try_reserve_exact(count)?;
-        slots.resize_with(count, || AtomicU64::new(IDLE));
+        slots.resize_with(count, || {
+            Apart(Caller {
+                epoch: AtomicU64::new(IDLE),
+                marking: Marking::default(),
+            })
+        });
         Ok(Self {
             epoch: AtomicU64::new(1),
             slots: slots.into_boxed_slice(),
@@ -66,8 +89,9 @@ impl Grace {
     /// Begins a call of a vCPU that the caller has claimed.
     #[inline]
     pub(crate) fn enter_vcpu(&self, vcpu: u16) -> ReadGuard<'_> {
-        let slot = &self.slots[usize::from(vcpu)];
-        slot.store(self.epoch.load(Ordering::Acquire), Ordering::Relaxed);
+        let slot = &self.slots[usize::from(vcpu)].0;
+        slot.epoch
+            .store(self.epoch.load(Ordering::Acquire), Ordering::Relaxed);
         // Full barrier: the announcement comes before any look at the structures; pairs with the one in `oldest`. Without it a page
         // could be freed that this call has just found.
         fence(Ordering::SeqCst);
@@ -78,10 +102,11 @@ impl Grace {
     pub(crate) fn enter_other(&self) -> ReadGuard<'_> {
         let others = &self.slots[self.slots.len() - OTHERS..];
         loop {
-            for slot in others {
+            for Apart(slot) in others {
                 let epoch = self.epoch.load(Ordering::Acquire);
-                if slot.load(Ordering::Relaxed) == IDLE
+                if slot.epoch.load(Ordering::Relaxed) == IDLE
                     && slot
+                        .epoch
                         .compare_exchange(IDLE, epoch, Ordering::AcqRel, Ordering::Relaxed)
                         .is_ok()
                 {
@@ -95,13 +120,22 @@ impl Grace {
         }
     }
 
+    /// Waits until nobody stores to a frame of the range any more. `busy` has been raised for it; no lock is held.
+    pub(crate) fn wait_for_marks(&self, base: Gfn, frames: u64) {
+        // Full barrier: pairs with the one in `Marking::announce`.
+        fence(Ordering::SeqCst);
+        for slot in &self.slots {
+            slot.marking.wait(base, frames);
+        }
+    }
+
     /// Returns the epoch before which every call has ended.
     fn oldest(&self) -> u64 {
         // Full barrier: pairs with the one in `enter_vcpu`.
         fence(Ordering::SeqCst);
         self.slots
             .iter()
-            .map(|s| s.load(Ordering::Acquire))
+            .map(|slot| slot.epoch.load(Ordering::Acquire))
             .filter(|e| *e != IDLE)
             .min()
             .unwrap_or(u64::MAX)

@@ -26,6 +26,7 @@
 //! | invalidation, look-up and install (T5) | `invalidation`, `faults` | a frame taken back is not installed | 1,482, 1,147 |
 //! | invalidation, unpaid flush (T8) | `invalidation` | no TLB has the frame, whoever removed the entry | 5,235 |
 //! | invalidation, direct fault (T11) | `invalidation` | the same in a subtree that is being linked | 522 |
+//! | invalidation, accessed bit (D5) | `marking` | nothing is stored in a frame once it is taken back | 115 |
 //! | prune, direct fault | `pruning` | no leaf is installed in a table that leaves the tree | 3,416 |
 //! | prune, invalidation | `pruning` | no TLB has the frame, whoever removed the entry | 59,516 |
 //! | prune, prune | `pruning` | each table is given back once | 1,872 |
@@ -51,6 +52,7 @@ mod gate;
 mod host;
 mod install;
 mod invalidation;
+mod marking;
 mod pruning;
 mod strategies;
 mod world;

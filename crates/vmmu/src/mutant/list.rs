@@ -103,6 +103,7 @@ mutants! {
     R12 GateNeverCloses Machine "r12::" "the gate stays open when the last page is gone";
     // R13: the guest's accessed and dirty bits are guest memory.
     R13 MarkWhileTakenBack Machine "r13::" "A and D are stored in a frame that is being taken back";
+    R13 MarksNotWaitedFor Loom "no_bit_is_stored_in_a_frame_once_it_is_taken_back" "a frame is taken back while A and D are being stored in it";
     R13 MarkReadOnlySlot Machine "r13::" "A and D are stored in read-only memory";
     R13 MarkNotLogged Machine "r13::" "a table's frame is not logged when A and D are stored in it";
     R13 FirstReadWritable Machine "r13::" "a read maps a page writable whose D bit is clear";
