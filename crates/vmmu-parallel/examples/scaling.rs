@@ -4,17 +4,20 @@
 use core::time::Duration;
 
 use vmmu_parallel::Trouble;
+use vmmu_parallel::crew::{line_transfer, processors};
 use vmmu_parallel::faults::{Arm, Plan, measure};
 use vmmu_parallel::load::Load;
 
 fn main() -> Result<(), Trouble> {
     let seconds = std::env::args().nth(1).and_then(|s| s.parse().ok());
     let plan = Plan {
-        pages: 8192,
+        pages: 4096,
         rounds: 60,
         limit: Duration::from_secs(seconds.unwrap_or(10)),
     };
+    let cpus = processors(2)?;
     for load in Load::ALL {
+        println!("a line takes {:?}", line_transfer(&cpus)?);
         let row = measure(load, &plan)?;
         let show = |name, arm: Option<Arm>| {
             if let Some(arm) = arm {

@@ -6,7 +6,7 @@
 //! 1. A thread that lost its processor while it worked is known by its processor time, which stood still meanwhile.
 
 use core::hint::spin_loop;
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use core::time::Duration;
 use std::thread;
 use std::time::Instant;
@@ -15,6 +15,7 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::Trouble;
+use crate::memory::Apart;
 
 /// Returns the first processors that this process may use, as many as asked for.
 ///
@@ -50,13 +51,13 @@ pub struct Span {
 
 /// Two clocks of a thread: the time, and how long it had a processor.
 #[derive(Clone, Copy)]
-struct Clocks {
+pub(crate) struct Clocks {
     wall: Instant,
     own: Duration,
 }
 
 impl Clocks {
-    fn read() -> Self {
+    pub(crate) fn read() -> Self {
         let own = clock_gettime(ClockId::ThreadCPUTime);
         Self {
             wall: Instant::now(),
@@ -64,7 +65,7 @@ impl Clocks {
         }
     }
 
-    fn lost_until(self, end: Self) -> Duration {
+    pub(crate) fn lost_until(self, end: Self) -> Duration {
         (end.wall - self.wall).saturating_sub(end.own.saturating_sub(self.own))
     }
 }
@@ -109,6 +110,33 @@ pub fn together(
             .map_or(Duration::ZERO, |(start, end)| end - start),
         lost: lost.max().unwrap_or_default(),
     })
+}
+
+/// Measures how long a cache line takes from one of two processors to the other, both ways on average.
+///
+/// # Errors
+/// None of its own.
+pub fn line_transfer(processors: &[usize]) -> Result<Duration, Trouble> {
+    const TURNS: u32 = 2000;
+    let mut best = Duration::MAX;
+    for _ in 0..20 {
+        let turn = Apart(AtomicU32::new(0));
+        let span = together(
+            processors,
+            |_| {},
+            |worker| {
+                for mine in (worker as u32..TURNS).step_by(processors.len()) {
+                    while turn.0.load(Ordering::Acquire) != mine {
+                        spin_loop();
+                    }
+                    turn.0.store(mine + 1, Ordering::Release);
+                }
+                Ok(())
+            },
+        )?;
+        best = best.min(span.time / TURNS);
+    }
+    Ok(best)
 }
 
 /// Waits until every worker has come here.

@@ -65,8 +65,16 @@ impl<'m> Tables<'m> {
 
     /// Maps a page that nobody has used yet.
     pub fn map(&mut self, root: Gfn, gva: Gva, gfn: Gfn) {
+        self.store(root, gva, gfn.get() << 12 | FRESH);
+    }
+
+    /// Maps a page that has been used, and written.
+    pub fn map_used(&mut self, root: Gfn, gva: Gva, gfn: Gfn) {
+        self.store(root, gva, gfn.get() << 12 | FRESH | USED);
+    }
+
+    fn store(&mut self, root: Gfn, gva: Gva, entry: u64) {
         let (table, index) = self.leaf(root, gva);
-        let entry = gfn.get() << 12 | FRESH;
         self.memory
             .word(table, index)
             .store(entry, Ordering::Relaxed);

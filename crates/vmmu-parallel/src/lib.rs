@@ -11,6 +11,7 @@
 //! | [`rig`] | an MMU with its guest, and a fault on it |
 //! | [`crew`] | two threads on two processors |
 //! | [`faults`] | rounds of measurements, and what they say |
+//! | [`latency`] | how long faults take beside a zap of everything |
 //! | [`spread`] | a median with its quartiles |
 //!
 //! Invariants:
@@ -25,6 +26,7 @@ pub mod crew;
 pub mod faults;
 pub mod guest;
 pub mod host;
+pub mod latency;
 pub mod load;
 pub mod memory;
 pub mod rig;

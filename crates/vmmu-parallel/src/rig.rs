@@ -40,7 +40,7 @@ pub struct Rig {
     one: Apart<SpinMutex<()>>,
 }
 
-fn cpu() -> CpuModel {
+pub(crate) fn cpu() -> CpuModel {
     CpuModel {
         phys_bits: PhysBits::MAX,
         features: CpuFeatures::PAGES_1G,
@@ -91,12 +91,7 @@ impl Rig {
     /// [`Trouble::Library`].
     pub fn worker(&self, worker: u64, locking: Locking) -> Result<Worker<'_>, Trouble> {
         let vcpu = self.mmu.vcpu(VcpuId(worker as u16))?;
-        let mut state = PagingState::reset(cpu());
-        state.cr0 = Cr0::PG | Cr0::PE | Cr0::WP | Cr0::ET;
-        state.cr4 = Cr4::PAE;
-        state.efer = Efer::LME | Efer::LMA | Efer::NXE;
-        state.cr3 = Cr3::new(self.layout.root(worker).get() << 12);
-        vcpu.set_paging(&state, AddressSpace::Normal)?;
+        vcpu.set_paging(&paging(self.layout.root(worker)), AddressSpace::Normal)?;
         Ok(Worker {
             rig: self,
             vcpu,
@@ -104,22 +99,31 @@ impl Rig {
             locking,
         })
     }
+}
 
-    /// Walks the library's tables as a processor does for a write; returns the frame.
-    fn walk(&self, root: Pfn, gva: Gva) -> Option<Pfn> {
-        let memory = &self.mmu.host().0;
-        let mut table = root;
-        for level in [Level::L4, Level::L3, Level::L2, Level::L1] {
-            let index: Index = level.index(gva.get());
-            let entry = memory.entry(FlatHost::table_of(table), index.get());
-            let entry = entry.load(Ordering::Relaxed);
-            if entry & WRITABLE != WRITABLE {
-                return None;
-            }
-            table = Pfn::new((entry & FRAME) >> 12);
+/// Returns the state of a vCPU in long mode whose tables are at `root`.
+pub(crate) fn paging(root: Gfn) -> PagingState {
+    let mut state = PagingState::reset(cpu());
+    state.cr0 = Cr0::PG | Cr0::PE | Cr0::WP | Cr0::ET;
+    state.cr4 = Cr4::PAE;
+    state.efer = Efer::LME | Efer::LMA | Efer::NXE;
+    state.cr3 = Cr3::new(root.get() << 12);
+    state
+}
+
+/// Walks the library's tables as a processor does for a write; returns the frame.
+pub(crate) fn walk(memory: &Memory, root: Pfn, gva: Gva) -> Option<Pfn> {
+    let mut table = root;
+    for level in [Level::L4, Level::L3, Level::L2, Level::L1] {
+        let index: Index = level.index(gva.get());
+        let entry = memory.entry(FlatHost::table_of(table), index.get());
+        let entry = entry.load(Ordering::Relaxed);
+        if entry & WRITABLE != WRITABLE {
+            return None;
         }
-        Some(table)
+        table = Pfn::new((entry & FRAME) >> 12);
     }
+    Some(table)
 }
 
 /// A vCPU that its thread drives.
@@ -176,7 +180,7 @@ impl Worker<'_> {
     fn touch(&self, (gva, gfn): (Gva, Gfn)) -> Result<(), Trouble> {
         let root = self.fault(gva)?;
         let wanted = FlatHost::GUEST + gfn.get();
-        let found = self.rig.walk(root, gva).map(Pfn::get);
+        let found = walk(&self.rig.mmu.host().0, root, gva).map(Pfn::get);
         if found != Some(wanted) {
             return Err(Trouble::WrongFrame { gva, found, wanted });
         }
