@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::check::{Load, Observer};
+use crate::cpu::exit::{Exit, Pause};
 use crate::cpu::{Kick, Processor};
 use crate::machine::{End, Handle, Nature, Record};
 use crate::vmm::Vm;
@@ -194,6 +195,8 @@ fn run_with_others<O: Observer>(runner: &mut Runner<'_, O>, member: &Member<'_>)
             Some(exit) if vm.audits.counts(exit) => {
                 member.alone(|| vm.kicks.iter().for_each(Kick::kick), || vm.audit());
             }
+            // It may spin on what another processor is to do, whose thread may have no core yet.
+            Some(Exit::Pause(Pause::Budget)) if vm.kicks.len() > 1 => std::thread::yield_now(),
             Some(_) => {}
         }
     }
