@@ -56,7 +56,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
     /// Compares every translation that the software machine uses with the architecture's rules, and has the auditor check the library's
-    /// structure every 4096 exits
+    /// structure every 1024 exits
     #[arg(long)]
     pub check: bool,
     /// The guest's processors
@@ -94,7 +94,7 @@ pub struct RunArgs {
     /// The most shadow pages that may exist at once, at least 8 for each processor
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(8..))]
     pub max_pages: Option<u32>,
-    /// Runs the auditor every N exits; on the software machine --check implies it, every 4096
+    /// Runs the auditor every N exits; on the software machine --check implies it, every 1024
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub audit: Option<u32>,
     /// A word added to QEMU's command line; may be repeated (svm)

@@ -106,7 +106,7 @@ fn one(
         keys: Keys::None,
         limit: Some(args.timeout),
     };
-    let record = session.run(machine)?;
+    let record = session.run(machine)?.whole()?;
     ended_well(&record, paging)?;
     Figures::read(&record.debug.text(), &record.marks, paging)
 }

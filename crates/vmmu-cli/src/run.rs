@@ -20,7 +20,7 @@ use crate::number::ByteSize;
 use crate::qemu::{Clock, Machine, QEMU, QEMU_PACKAGE, said};
 use crate::session::{End, Output, Record, Session};
 use crate::workspace::Workspace;
-use crate::{software, stats, terminal, tools};
+use crate::{screen, software, stats, terminal, tools};
 
 /// Less than this and Debian's kernel runs out of memory while it boots.
 const LEAST_LINUX: ByteSize = ByteSize::from_mib(96);
@@ -66,10 +66,16 @@ pub fn run(args: &RunArgs) -> Result<u8> {
         },
     )?;
     let session = session(args, is_linux, Output::Show);
-    let record = conduct(args, &session, guest, &workspace)?;
-    let status = status(args, is_linux, &record, &session);
+    let mut record = conduct(args, &session, guest, &workspace)?;
+    let status = match record.cut.take() {
+        Some(error) => Err(error),
+        None => status(args, is_linux, &record, &session),
+    };
+    if let Some(line) = stats::of_check(&record) {
+        screen::note(&line);
+    }
     if let Some(path) = &args.stats {
-        stats::write(path, args, &record, status.as_ref().ok().copied())?;
+        stats::write(path, args, &record, &status)?;
     }
     status
 }
@@ -84,7 +90,7 @@ pub fn exec(args: &RunArgs) -> Result<Record> {
     let workspace = Workspace::find();
     let guest = linux(args, &workspace)?;
     let session = session(args, true, Output::Keep);
-    let record = conduct(args, &session, guest, &workspace)?;
+    let record = conduct(args, &session, guest, &workspace)?.whole()?;
     match status(args, true, &record, &session)? {
         0 => Ok(record),
         status => Err(Error::NoStatus {
@@ -120,6 +126,12 @@ fn check(args: &RunArgs) -> Result<()> {
             args.memory
         ));
     }
+    if let Some(most) = host_memory().filter(|most| args.memory > *most) {
+        return usage(format!(
+            "--memory {} is more than the {most} that this host has; give less",
+            args.memory
+        ));
+    }
     if args.exec.is_some() && !is_linux {
         return usage(
             "--exec works with `run linux` only; a kernel file takes its command line after --"
@@ -135,6 +147,17 @@ fn check(args: &RunArgs) -> Result<()> {
         return usage("--phys-bits, --max-pages and --audit need the hypervisor, which --paging native leaves out".to_owned());
     }
     Ok(())
+}
+
+/// Returns how much memory the host has, swap included, if it tells.
+fn host_memory() -> Option<ByteSize> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let kib = |name: &str| -> Option<u64> {
+        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+        line.trim().split(' ').next()?.parse().ok()
+    };
+    let kib = kib("MemTotal:")?.saturating_add(kib("SwapTotal:").unwrap_or(0));
+    Some(ByteSize::from_mib(kib >> 10))
 }
 
 /// Refuses options of the other engine.

@@ -64,8 +64,10 @@ pub enum End {
 /// What happened in a run.
 #[derive(Debug)]
 pub struct Record {
-    /// How it ended.
+    /// How it ended, if nothing cut it short.
     pub end: End,
+    /// What cut it short.
+    pub cut: Option<Error>,
     /// The hypervisor's counters.
     pub stats: Option<Value>,
     /// The bench guest's marks.
@@ -80,6 +82,20 @@ pub struct Record {
     pub last_words: Option<String>,
 }
 
+impl Record {
+    /// Returns the record of a run that came to its own end.
+    ///
+    /// # Errors
+    ///
+    /// What cut it short.
+    pub fn whole(mut self) -> Result<Self> {
+        match self.cut.take() {
+            Some(error) => Err(error),
+            None => Ok(self),
+        }
+    }
+}
+
 const POLL: Duration = Duration::from_millis(20);
 /// How often it is looked whether a line was read to its end.
 const LOOK: Duration = Duration::from_millis(1);
@@ -89,11 +105,12 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 const LINGER: Duration = Duration::from_secs(5);
 
 impl Session {
-    /// Starts the machine and stays with it until it ends.
+    /// Starts the machine and stays with it until it ends. What cuts a run short stands in its record: [`Error::Timeout`], [`Error::Interrupted`],
+    /// [`Error::OutputClosed`].
     ///
     /// # Errors
     ///
-    /// Those of [`Engine::start`]; [`Error::Timeout`], [`Error::Interrupted`], [`Error::OutputClosed`].
+    /// Those of [`Engine::start`].
     pub fn run(&self, machine: impl Engine) -> Result<Record> {
         let start = Instant::now();
         let (sender, events) = mpsc::channel();
@@ -117,19 +134,18 @@ impl Session {
         let (console, debug) = readers.join(stopped.is_err());
         drop(raw);
         let stopped = stopped.and_then(|status| signals::check().map(|()| status));
-        while let Ok(event) = events.try_recv() {
-            seen.take(event)?;
-        }
-        let status = match stopped {
-            Ok(status) => status,
-            Err(Error::Timeout { seconds, .. }) => {
-                return Err(Error::Timeout {
-                    seconds,
-                    tail: self.hidden_tail(&console),
-                });
-            }
-            Err(error) => return Err(error),
+        let (status, mut cut) = match stopped {
+            Ok(status) => (status, None),
+            Err(error) => (ExitStatus::default(), Some(error)),
         };
+        while let Ok(event) = events.try_recv() {
+            if let Err(error) = seen.take(event) {
+                cut.get_or_insert(error);
+            }
+        }
+        if let Some(Error::Timeout { tail, .. }) = &mut cut {
+            *tail = self.hidden_tail(&console);
+        }
         let end = match seen.last.take() {
             Some(message) => End::Said(message),
             None => End::Qemu(status),
@@ -137,6 +153,7 @@ impl Session {
         let last_words = running.last_words();
         Ok(Record {
             end,
+            cut,
             stats: seen.stats,
             marks: seen.marks,
             debug,

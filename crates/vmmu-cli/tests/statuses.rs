@@ -16,6 +16,7 @@ fn a_wrong_option_ends_with_2() {
         &["run", "linux", "--paging", "sideways"][..],
         &["run", "linux", "--memory", "much"],
         &["run", "linux", "--memory", "513K"],
+        &["run", "linux", "--memory", "99999999G"],
         &["run", "linux", "--timeout", "0"],
         &["run", "linux", "--hide", "fpu"],
         &["run", "linux", "--phys-bits", "99"],

@@ -124,6 +124,7 @@ extern crate std;
 mod mutant;
 
 pub mod addr;
+mod age;
 mod audit;
 mod clean;
 mod config;

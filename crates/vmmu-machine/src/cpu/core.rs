@@ -58,6 +58,8 @@ pub(crate) struct Core<O> {
     pub(super) vcpu: VcpuId,
     /// How often the front arrays had no answer.
     pub(super) misses: u64,
+    /// How often data was accessed, or a piece of it.
+    pub(super) accesses: u64,
 }
 
 /// Returns what the MMU is asked for an access to data.
@@ -142,6 +144,7 @@ impl<O: Observer> Cpu for Core<O> {
 
     #[inline(always)]
     fn load<W: Word>(&mut self, at: u64, access: Access) -> Result<W, Stop> {
+        self.accesses += 1;
         let wanted = self.data(access);
         match self
             .front
@@ -154,6 +157,7 @@ impl<O: Observer> Cpu for Core<O> {
 
     #[inline(always)]
     fn store<W: Word>(&mut self, at: u64, value: W, access: Access) -> Result<(), Stop> {
+        self.accesses += 1;
         let wanted = self.data(access);
         match self
             .front
@@ -171,6 +175,7 @@ impl<O: Observer> Cpu for Core<O> {
     /// Looks up once what lies within a page that the front arrays know.
     #[inline]
     fn load_vector(&mut self, at: u64, access: Access) -> Result<u128, Stop> {
+        self.accesses += 1;
         let wanted = self.data(access);
         let class = Class::new(wanted.kind, wanted.privilege);
         let (low, high): (u64, u64) = match self.front.get_byte(class, at) {
@@ -189,6 +194,7 @@ impl<O: Observer> Cpu for Core<O> {
     /// As [`Self::load_vector`].
     #[inline]
     fn store_vector(&mut self, at: u64, value: u128, access: Access) -> Result<(), Stop> {
+        self.accesses += 1;
         let wanted = self.data(access);
         let class = Class::new(wanted.kind, wanted.privilege);
         let (low, high) = (value as u64, (value >> 64) as u64);
@@ -207,6 +213,7 @@ impl<O: Observer> Cpu for Core<O> {
 
     #[inline]
     fn compare_exchange<W: Word>(&mut self, at: u64, current: W, new: W) -> Result<W, Stop> {
+        self.accesses += 1;
         let wanted = self.data(Access::Write);
         match self
             .front
@@ -223,6 +230,7 @@ impl<O: Observer> Cpu for Core<O> {
 
     /// What the front arrays know is plain memory, which nobody asks about.
     fn copy(&mut self, from: u64, to: u64, len: usize) -> bool {
+        self.accesses += 2;
         let (read, write) = (self.data(Access::Read), self.data(Access::Write));
         let read = Class::new(read.kind, read.privilege);
         let write = Class::new(write.kind, write.privilege);
@@ -239,6 +247,7 @@ impl<O: Observer> Cpu for Core<O> {
     }
 
     fn fill(&mut self, at: u64, pattern: u64, len: usize) -> bool {
+        self.accesses += 1;
         let write = self.data(Access::Write);
         let write = Class::new(write.kind, write.privilege);
         let Some(hpa) = self.front.get_byte(write, at) else {

@@ -100,9 +100,13 @@ pub enum Sharing {
 pub struct Work {
     /// Instructions, each element of a repeated string instruction being one.
     pub instructions: u64,
-    /// Blocks that were decoded.
+    /// Blocks that were executed, a block that leads to itself once.
+    pub blocks: u64,
+    /// Blocks that were decoded, because none was kept or its code had changed.
     pub blocks_decoded: u64,
-    /// Accesses and fetches that the front arrays had no answer for.
+    /// Translations that were needed: one for each block and each access to data.
+    pub translations: u64,
+    /// Those of them that the front arrays had no answer for.
     pub front_misses: u64,
 }
 
@@ -111,6 +115,8 @@ pub struct Work {
 pub struct Processor<O: Observer> {
     core: Core<O>,
     blocks: Blocks<Core<O>>,
+    /// How many blocks were executed.
+    executed: u64,
     kick: Kick,
     /// To be delivered before the next instruction.
     inject: Option<Event>,
@@ -150,9 +156,11 @@ impl<O: Observer> Processor<O> {
                 epoch: setup.observer.epoch(setup.vcpu),
                 observer: setup.observer,
                 vcpu: setup.vcpu,
+                accesses: 0,
                 misses: 0,
             },
             blocks: Blocks::new(),
+            executed: 0,
             kick: setup.kick,
             inject: None,
             undelivered: None,
@@ -190,7 +198,9 @@ impl<O: Observer> Processor<O> {
     pub const fn work(&self) -> Work {
         Work {
             instructions: self.core.done,
+            blocks: self.executed,
             blocks_decoded: self.blocks.decoded,
+            translations: self.executed + self.core.accesses,
             front_misses: self.core.misses,
         }
     }
@@ -333,6 +343,7 @@ impl<O: Observer> Processor<O> {
             return Err(exception.into());
         }
         let place = self.find_block()?;
+        self.executed += 1;
         if watched {
             return self.run_one(place);
         }

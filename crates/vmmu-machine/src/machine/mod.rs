@@ -46,7 +46,7 @@ pub use crate::vmm::end::End;
 pub const SMALLEST_MEMORY: u64 = 4 << 20;
 
 /// Exits between two audits of a run that is checked.
-pub const AUDIT_EVERY: NonZeroU64 = NonZeroU64::new(4096).expect("not zero");
+pub const AUDIT_EVERY: NonZeroU64 = NonZeroU64::new(1024).expect("not zero");
 
 /// Whose tables the processors walk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -237,7 +237,7 @@ impl Machine {
         self.check = true;
         self
     }
-    /// Has guest frames taken back at random while the guest runs.
+    /// Has guest frames taken back, and aged, at random while the guest runs.
     #[must_use]
     pub const fn reclaim(mut self) -> Self {
         self.reclaim = true;
@@ -310,6 +310,8 @@ pub struct Record {
     pub audits: u64,
     /// How many guest frames were taken back and replaced.
     pub frames_moved: u64,
+    /// How many guest frames the processors had walked to when they were aged.
+    pub frames_used: u64,
     /// The same at the marks of the guest.
     pub marks: Vec<Mark>,
 }

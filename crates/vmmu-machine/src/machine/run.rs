@@ -26,9 +26,9 @@ const TURN: u64 = 4_000;
 /// The longest sleep.
 const NAP: Duration = Duration::from_millis(20);
 
-/// The time between two times of taking frames back.
+/// The time between two times of taking frames back and ageing others.
 const BREATH: Duration = Duration::from_micros(500);
-/// One turn in so many takes frames back.
+/// One turn in so many takes frames back, and ages others.
 const RECLAIM_ODDS: u32 = 64;
 /// What makes the seed of taking frames back another one.
 const RECLAIM_SEED: u64 = 0x7265_636c_6169_6d00;
@@ -111,6 +111,7 @@ impl<O: Observer + core::fmt::Debug + 'static> Run for Assembled<O> {
             judged: vm.observer.judged(),
             audits: vm.audits.count(),
             frames_moved: reclaim.moved,
+            frames_used: reclaim.used,
             marks: vm.take_marks(),
         }
     }
@@ -157,6 +158,7 @@ fn run_in_parallel<O: Observer>(
                 let member = vm.quiet.join();
                 while !vm.is_over() {
                     reclaim.take_some(vm);
+                    reclaim.age_some(vm);
                     member.away(|| std::thread::sleep(BREATH));
                 }
             });
@@ -246,6 +248,7 @@ fn run_in_turn<O: Observer>(
             && rng.u32(..RECLAIM_ODDS) == 0
         {
             reclaim.take_some(vm);
+            reclaim.age_some(vm);
         }
         let first = rng.usize(0..runners.len().max(1));
         let count = runners.len();

@@ -1,4 +1,4 @@
-//! The host takes guest frames back while the guest runs: their content moves to another host frame, and the old one is poisoned.
+//! The host ages guest frames, and takes some back while the guest runs: their content moves to another host frame, and the old one is poisoned.
 //!
 //! Key type: [`Reclaim`]; key function: [`take_back`]. What a host does when it compacts memory, swaps, or shares pages; here at random, so that a mapping that was forgotten
 //! leads to poison and is noticed.
@@ -14,6 +14,7 @@ use vmmu::host::TablePlace;
 use crate::check::Observer;
 use crate::memory::FrameState;
 use crate::vmm::Vm;
+use crate::vmm::guest::BLOCK;
 
 /// The most frames taken at once.
 const MOST: u64 = 16;
@@ -24,6 +25,8 @@ pub struct Reclaim {
     rng: fastrand::Rng,
     /// How many frames were moved.
     pub moved: u64,
+    /// How many frames were found in use, when they were aged.
+    pub used: u64,
 }
 
 impl Reclaim {
@@ -33,6 +36,7 @@ impl Reclaim {
         Self {
             rng: fastrand::Rng::with_seed(seed),
             moved: 0,
+            used: 0,
         }
     }
 
@@ -48,6 +52,21 @@ impl Reclaim {
             .take_while(|i| vm.guest.gfn(first + i) == Some(base.wrapping_add(*i)))
             .count() as u64;
         self.moved += take_back(vm, base, frames);
+    }
+
+    /// Asks which frames of a block are in use: most often all those of a 2 MiB block, sometimes a few, that share a large leaf with others.
+    pub fn age_some<O: Observer>(&mut self, vm: &Vm<O>) {
+        let Some(gfn) = vm.guest.gfn(self.rng.u64(0..vm.guest.len())) else {
+            return;
+        };
+        let (base, frames) = match self.rng.u8(0..8) {
+            0 => (gfn, self.rng.u64(1..=MOST)),
+            _ => (Gfn::new(gfn.get() & !(BLOCK - 1)), BLOCK),
+        };
+        vm.mmu.age(base, frames, |gfn| {
+            debug_assert!((base..base.wrapping_add(frames)).contains(&gfn));
+            self.used += 1;
+        });
     }
 }
 
