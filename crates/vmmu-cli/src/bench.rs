@@ -133,6 +133,7 @@ fn machine(
     let config = Config {
         engine,
         memory: MEMORY,
+        cpus: 1,
         phys_bits: None,
         hide: Vec::new(),
         max_pages: None,

@@ -41,6 +41,8 @@ pub struct Config {
     pub engine: Engine,
     /// The guest's RAM.
     pub memory: ByteSize,
+    /// The guest's processors.
+    pub cpus: u8,
     /// The guest's physical address width, if it shall differ from the processor's.
     pub phys_bits: Option<u8>,
     /// Features that the guest shall not see.
@@ -58,6 +60,9 @@ impl Config {
             Engine::Nested => "nested",
         };
         let mut text = format!("paging={engine}\nmemory={}\n", self.memory.bytes());
+        if self.cpus > 1 {
+            text += &format!("cpus={}\n", self.cpus);
+        }
         if let Some(bits) = self.phys_bits {
             text += &format!("phys-bits={bits}\n");
         }
@@ -137,6 +142,7 @@ mod layout {
         Config {
             engine: Engine::Nested,
             memory: ByteSize::from_mib(192),
+            cpus: 2,
             phys_bits: Some(36),
             hide: vec![Feature::Pku, Feature::La57],
             max_pages: None,
@@ -171,7 +177,8 @@ mod layout {
         let bytes = Bundle::new(&config(), vec![]).to_bytes();
         let (kind, text) = entry(&bytes, 0);
         assert_eq!(kind, 1);
-        let expected = "paging=nested\nmemory=201326592\nphys-bits=36\nhide=pku,la57\naudit=1000\n";
+        let expected =
+            "paging=nested\nmemory=201326592\ncpus=2\nphys-bits=36\nhide=pku,la57\naudit=1000\n";
         assert_eq!(core::str::from_utf8(text), Ok(expected));
     }
 

@@ -52,6 +52,8 @@ pub struct Machine {
     pub memory: ByteSize,
     /// The processor model.
     pub cpu: String,
+    /// How many processors.
+    pub cpus: u8,
     /// The clock.
     pub clock: Clock,
     /// Words added at the end, so that they win.
@@ -125,6 +127,9 @@ impl Machine {
         let mut words = BASE.map(str::to_owned).to_vec();
         let mut add = |name: &str, value: &str| words.extend([name.to_owned(), value.to_owned()]);
         add("-cpu", &self.cpu);
+        if self.cpus > 1 {
+            add("-smp", &self.cpus.to_string());
+        }
         add("-m", &format!("{}k", self.memory.bytes() >> 10));
         for name in LINE_NAMES {
             add(
@@ -301,6 +306,7 @@ mod command_lines {
             append: Some("a b".to_owned()),
             memory: ByteSize::from_mib(64),
             cpu: "EPYC".to_owned(),
+            cpus: 1,
             clock: Clock::Host,
             extra: vec!["-smp".to_owned(), "1".to_owned()],
         }

@@ -177,7 +177,6 @@ fn for_the_engine(args: &RunArgs) -> Result<()> {
                 ("--nature", args.nature.is_some()),
                 ("--seed", args.seed.is_some()),
                 ("--check", args.check),
-                ("--cpus", args.cpus > 1),
             ],
         ),
     };
@@ -278,13 +277,16 @@ fn qemu_machine(args: &RunArgs, guest: Guest, workspace: &Workspace) -> Result<M
                 .iter()
                 .map(|f| format!(",-{}", f.qemu_name()))
                 .collect();
-            return Ok(native(
-                guest,
-                args.memory,
-                format!("{CPU_NATIVE}{hidden}"),
-                clock,
-                args.qemu_arg.clone(),
-            ));
+            return Ok(Machine {
+                cpus: args.cpus,
+                ..native(
+                    guest,
+                    args.memory,
+                    format!("{CPU_NATIVE}{hidden}"),
+                    clock,
+                    args.qemu_arg.clone(),
+                )
+            });
         }
         Paging::Shadow => Engine::Shadow,
         Paging::Nested => Engine::Nested,
@@ -292,6 +294,7 @@ fn qemu_machine(args: &RunArgs, guest: Guest, workspace: &Workspace) -> Result<M
     let config = Config {
         engine,
         memory: args.memory,
+        cpus: args.cpus,
         phys_bits: args.phys_bits,
         hide: args.hide.clone(),
         max_pages: args.max_pages,
@@ -308,7 +311,7 @@ fn qemu_machine(args: &RunArgs, guest: Guest, workspace: &Workspace) -> Result<M
     ))
 }
 
-/// Describes a machine that starts the guest without the hypervisor.
+/// Describes a machine with one processor that starts the guest without the hypervisor.
 #[must_use]
 pub fn native(
     guest: Guest,
@@ -324,6 +327,7 @@ pub fn native(
         append,
         memory,
         cpu,
+        cpus: 1,
         clock,
         extra,
     }
@@ -354,6 +358,7 @@ pub fn hypervisor(
         append: None,
         memory,
         cpu,
+        cpus: config.cpus,
         clock,
         extra,
     }

@@ -1,9 +1,15 @@
 //! The channel to the command: one JSON object a line on the second serial port.
 //!
 //! The objects stand in `docs/image-protocol.md`. Nothing here needs the heap.
+//!
+//! Invariants:
+//! 1. One processor at a time writes, a whole line.
+//! 2. One processor ends the run, the first that comes to it; the others stop there.
 
 use core::fmt::{self, Display, Write};
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use spin::Mutex;
 
 use crate::arch::port::{Port, PortWidth};
 use crate::arch::register;
@@ -52,8 +58,12 @@ pub fn open() {
     Uart::set_up();
 }
 
+/// The one line that is being written.
+static LINE: Mutex<()> = Mutex::new(());
+
 /// Writes one object and ends its line.
 pub fn send(kind: &str, members: impl FnOnce(&mut Object<'_, dyn Write>) -> fmt::Result) {
+    let _line = LINE.lock();
     let mut uart = Uart;
     let to: &mut dyn Write = &mut uart;
     // The port takes everything; an error could only come from a `Display`.
@@ -107,6 +117,14 @@ pub enum End {
     Crash(alloc::string::String),
     /// The guest, or its file, needs what isn't there.
     Refused(alloc::string::String),
+}
+
+/// Claims the end of the run for this processor; another that comes later stops here for good.
+pub fn claim_end() {
+    static CLAIMED: AtomicBool = AtomicBool::new(false);
+    if CLAIMED.swap(true, Ordering::AcqRel) {
+        register::halt()
+    }
 }
 
 /// Tells how the run ended, and leaves the machine.

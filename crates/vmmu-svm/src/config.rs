@@ -1,6 +1,6 @@
 //! The configuration that comes with the bundle: `key=value` lines.
 
-use core::num::NonZeroU64;
+use core::num::{NonZeroU8, NonZeroU64};
 use core::str::FromStr;
 
 use bitflags::bitflags;
@@ -41,6 +41,8 @@ pub struct Configuration {
     pub paging: Paging,
     /// Guest RAM in bytes.
     pub memory: u64,
+    /// How many processors the guest has.
+    pub cpus: NonZeroU8,
     /// The width of physical addresses that the guest is shown; the processor's own if absent.
     pub phys_bits: Option<PhysBits>,
     /// What the guest isn't shown.
@@ -66,11 +68,14 @@ pub enum ConfigurationError {
     Missing(&'static str),
 }
 
+/// The most processors.
+const MOST_CPUS: u8 = 16;
+
 impl FromStr for Configuration {
     type Err = ConfigurationError;
 
     fn from_str(text: &str) -> Result<Self, ConfigurationError> {
-        let (mut paging, mut memory) = (None, None);
+        let (mut paging, mut memory, mut cpus) = (None, None, NonZeroU8::MIN);
         let (mut phys_bits, mut hidden, mut max_pages, mut audit) =
             (None, Hidden::empty(), None, None);
         for (number, line) in (1..)
@@ -85,6 +90,7 @@ impl FromStr for Configuration {
             match key {
                 "paging" => paging = Some(parse_paging(value).ok_or(wrong)?),
                 "memory" => memory = Some(value.parse().map_err(|_| wrong)?),
+                "cpus" => cpus = parse_cpus(value).ok_or(wrong)?,
                 "phys-bits" => {
                     phys_bits = Some(value.parse().ok().and_then(PhysBits::new).ok_or(wrong)?)
                 }
@@ -97,6 +103,7 @@ impl FromStr for Configuration {
         Ok(Self {
             paging: paging.ok_or(ConfigurationError::Missing("paging"))?,
             memory: memory.ok_or(ConfigurationError::Missing("memory"))?,
+            cpus,
             phys_bits,
             hidden,
             max_pages,
@@ -111,6 +118,11 @@ fn parse_paging(value: &str) -> Option<Paging> {
         "nested" => Some(Paging::Nested),
         _ => None,
     }
+}
+
+fn parse_cpus(value: &str) -> Option<NonZeroU8> {
+    let cpus: NonZeroU8 = value.parse().ok()?;
+    (cpus.get() <= MOST_CPUS).then_some(cpus)
 }
 
 fn parse_hidden(value: &str) -> Option<Hidden> {
@@ -131,10 +143,13 @@ mod a_configuration_is_read {
 
     #[test]
     fn all_keys() {
-        let text = "paging=shadow\nmemory=536870912\nphys-bits=36\nhide=pku,nx\nmax-pages=64\naudit=1000\n";
+        let text = "paging=shadow\nmemory=536870912\ncpus=4\nphys-bits=36\nhide=pku,nx\nmax-pages=64\naudit=1000\n";
         let configuration: Configuration = text.parse().unwrap();
         assert_eq!(configuration.paging, Paging::Shadow);
-        assert_eq!(configuration.memory, 512 << 20);
+        assert_eq!(
+            (configuration.memory, configuration.cpus.get()),
+            (512 << 20, 4)
+        );
         assert_eq!(configuration.phys_bits.map(PhysBits::get), Some(36));
         assert_eq!(configuration.hidden, Hidden::PKU | Hidden::NX);
         assert_eq!(
@@ -150,6 +165,8 @@ mod a_configuration_is_read {
         assert_eq!(parse("paging=none"), ConfigurationError::Value(1));
         assert_eq!(parse("hide=smep,magic"), ConfigurationError::Value(1));
         assert_eq!(parse("audit=0"), ConfigurationError::Value(1));
+        assert_eq!(parse("cpus=0"), ConfigurationError::Value(1));
+        assert_eq!(parse("cpus=17"), ConfigurationError::Value(1));
         assert_eq!(
             parse("paging=nested"),
             ConfigurationError::Missing("memory")

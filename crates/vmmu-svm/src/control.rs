@@ -121,6 +121,7 @@ mod writes_are_judged_as_by_the_processor {
     use super::*;
     use crate::arch::register::CpuidResult;
     use crate::config::{Configuration, Hidden, Paging};
+    use core::num::NonZeroU8;
     use vmmu::paging::{CpuFeatures, CpuModel, PhysBits};
 
     fn state(cr0: Cr0, cr4: Cr4, efer: Efer) -> PagingState {
@@ -139,6 +140,7 @@ mod writes_are_judged_as_by_the_processor {
         let configuration = Configuration {
             paging: Paging::Shadow,
             memory: 0,
+            cpus: NonZeroU8::MIN,
             phys_bits: None,
             hidden: Hidden::empty(),
             max_pages: None,

@@ -198,11 +198,13 @@ fn remove(register: &mut u32, bit: u32, hidden: bool) {
 #[cfg(test)]
 mod the_guest_is_shown {
     use super::*;
+    use core::num::NonZeroU8;
 
     fn shape(paging: Paging, hidden: Hidden, phys_bits: Option<u8>) -> Shape {
         let configuration = Configuration {
             paging,
             memory: 0,
+            cpus: NonZeroU8::MIN,
             phys_bits: phys_bits.and_then(PhysBits::new),
             hidden,
             max_pages: None,

@@ -5,6 +5,8 @@
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use vmmu::host::VcpuId;
+
 use crate::json::Object;
 
 /// Why the guest exited.
@@ -117,19 +119,24 @@ impl fmt::Display for ExitCode {
 
 const CODES: usize = 0x92;
 
-/// How often each code came.
+/// How often each code came on one processor, which alone counts in them.
 #[derive(Debug)]
+#[repr(align(64))]
 pub struct Counters([AtomicU64; CODES]);
 
-/// The counters of this image's one guest.
-pub static EXITS: Counters = Counters([const { AtomicU64::new(0) }; CODES]);
+/// As many processors as can be counted.
+const PROCESSORS: usize = 16;
+
+/// The counters of this image's one guest, for each of its processors.
+pub static EXITS: Exits =
+    Exits([const { Counters([const { AtomicU64::new(0) }; CODES]) }; PROCESSORS]);
 
 impl Counters {
     /// Counts an exit.
     #[inline]
     pub fn count(&self, code: ExitCode) {
         let counter = &self.0[code.index()];
-        // One CPU counts; load and store are cheaper than a locked increment.
+        // One processor counts; load and store are cheaper than a locked increment.
         counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     }
     /// Returns the sum.
@@ -139,13 +146,32 @@ impl Counters {
             .map(|counter| counter.load(Ordering::Relaxed))
             .sum()
     }
+}
+
+/// The counters of all processors.
+#[derive(Debug)]
+pub struct Exits([Counters; PROCESSORS]);
+
+impl Exits {
+    /// Returns the counters of a processor.
+    ///
+    /// # Panics
+    /// If there are more processors than the configuration allows: that is a bug of the hypervisor.
+    pub fn of(&self, processor: VcpuId) -> &Counters {
+        &self.0[usize::from(processor.0)]
+    }
+    /// Returns the sum.
+    pub fn total(&self) -> u64 {
+        self.0.iter().map(Counters::total).sum()
+    }
     /// Adds a member for each code that came.
     ///
     /// # Errors
     /// Those of the writer.
     pub fn write<W: fmt::Write + ?Sized>(&self, object: &mut Object<'_, W>) -> fmt::Result {
-        for (index, counter) in self.0.iter().enumerate() {
-            let count = counter.load(Ordering::Relaxed);
+        for index in 0..CODES {
+            let of = |counters: &Counters| counters.0[index].load(Ordering::Relaxed);
+            let count: u64 = self.0.iter().map(of).sum();
             if count != 0 {
                 let mut name = Name::default();
                 fmt::Write::write_fmt(&mut name, format_args!("{}", ExitCode::from_index(index)))?;
@@ -187,17 +213,24 @@ mod exits_are_counted_by_name {
     use alloc::string::String;
 
     #[test]
-    fn each_under_its_own() {
-        let counters = Counters([const { AtomicU64::new(0) }; CODES]);
-        for code in [0x13, 0x4e, 0x4e, 0x400, 0xffff_ffff, u64::MAX] {
-            counters.count(ExitCode::new(code));
+    fn each_under_its_own_whatever_processor_it_came_on() {
+        let exits = Exits([const { Counters([const { AtomicU64::new(0) }; CODES]) }; PROCESSORS]);
+        for (cpu, code) in [
+            (0, 0x13),
+            (1, 0x4e),
+            (15, 0x4e),
+            (2, 0x400),
+            (0, 0xffff_ffff),
+            (0, u64::MAX),
+        ] {
+            exits.of(VcpuId(cpu)).count(ExitCode::new(code));
         }
         let mut text = String::new();
-        Object::write(&mut text, |object| counters.write(object)).unwrap();
+        Object::write(&mut text, |object| exits.write(object)).unwrap();
         assert_eq!(
             text,
             r#"{"cr3_write":1,"page_fault":2,"nested_fault":1,"invalid":2}"#
         );
-        assert_eq!(counters.total(), 6);
+        assert_eq!((exits.total(), exits.of(VcpuId(0)).total()), (6, 3));
     }
 }

@@ -1,7 +1,7 @@
 //! The library's embedder: guest RAM, table frames, and the devices that pass through.
 //!
-//! A memory slot's token is the host frame of its first frame, with its top bit set if it is no RAM. One CPU, and all memory resident:
-//! nothing here blocks.
+//! A memory slot's token is the host frame of its first frame, with its top bit set if it is no RAM. All memory is resident: nothing here
+//! blocks.
 
 use alloc::sync::Arc;
 
@@ -13,6 +13,7 @@ use vmmu::host::{
 
 use crate::arch::guest_ram::GuestRam;
 use crate::arch::physical::TableWord;
+use crate::cpus::{Cpus, Summons};
 use crate::tables::TableFrames;
 
 /// Marks the token of a slot of device memory.
@@ -24,12 +25,13 @@ pub struct SvmHost {
     ram: Arc<GuestRam>,
     /// Frames for tables.
     pub tables: TableFrames,
+    cpus: Arc<Cpus>,
 }
 
 impl SvmHost {
     /// Makes the embedder.
-    pub const fn new(ram: Arc<GuestRam>, tables: TableFrames) -> Self {
-        Self { ram, tables }
+    pub const fn new(ram: Arc<GuestRam>, tables: TableFrames, cpus: Arc<Cpus>) -> Self {
+        Self { ram, tables, cpus }
     }
     /// Returns the token of a slot of RAM that starts at a host frame.
     pub const fn ram_token(first: Pfn) -> MemoryToken {
@@ -175,6 +177,7 @@ fn alike(pfn: Pfn, frame: BackedFrame) -> Level {
 
 impl Processors for SvmHost {
     type Gate = vmmu::gate::Fenced;
-    // The one CPU is outside the guest when anybody asks.
-    fn kick(&self, _: VcpuId) {}
+    fn kick(&self, vcpu: VcpuId) {
+        self.cpus.summon(vcpu, Summons::KICK);
+    }
 }

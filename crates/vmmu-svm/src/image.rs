@@ -1,49 +1,88 @@
 //! The image's course: take stock, lay memory out, load the guest, run it, report.
 
+use alloc::boxed::Box;
+use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
+use core::num::NonZeroU8;
 use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicBool, Ordering};
 
+use spin::Mutex;
 use vmmu::addr::Hpa;
+use vmmu::host::VcpuId;
 
-use crate::arch::{heap, mapping, physical, register, world};
+use crate::arch::apic::LocalApic;
+use crate::arch::{heap, mapping, physical, register, start, world};
 use crate::bundle::Bundle;
 use crate::channel::{self, End};
 use crate::config::Configuration;
 use crate::cpuid::Shape;
+use crate::cpus::Cpus;
 use crate::layout::Layout;
-use crate::load::{Guest, load};
-use crate::machine::Machine;
-use crate::paging::Memory;
+use crate::load::{Entry, Guest, acpi, load};
+use crate::machine::{Board, Machine};
+use crate::paging::Unit;
+use crate::permission::{MsrMap, PortMap};
 use crate::start_info::StartInfo;
 use crate::tables::TableFrames;
 
 /// A page for VMRUN to keep the host's state in.
 #[repr(C, align(4096))]
 struct HostSave([u8; 4096]);
-static HOST_SAVE: HostSave = HostSave([0; 4096]);
+
+/// The processor that is being started, for the one that takes it over.
+static HANDED_OVER: Mutex<Option<Machine>> = Mutex::new(None);
 
 /// Runs the image; called once, by the entry code, with the start info's address.
 pub(crate) fn start(start_info: Hpa) -> ! {
     physical::install_descriptors();
     let info = StartInfo::parse(start_info, physical::copy_out);
     channel::open();
-    let end = match info
+    let machine = info
         .map_err(|error| error.to_string())
-        .and_then(|info| run(&info))
-    {
-        Ok(end) => end,
-        Err(text) => {
-            channel::stats(&[], &[]);
-            End::Refused(text)
+        .and_then(|info| make(&info));
+    match machine {
+        Ok(machine) => {
+            channel::ready();
+            run(machine)
         }
-    };
+        Err(text) => {
+            channel::claim_end();
+            channel::stats(&[], &[]);
+            channel::end(&End::Refused(text))
+        }
+    }
+}
+
+/// Goes on with the processor that was handed over: the course of every processor but the first, which waits for `up` to be called.
+pub(crate) fn started(number: u8, up: impl FnOnce()) -> ! {
+    let machine = HANDED_OVER.lock().take();
+    let machine =
+        machine.unwrap_or_else(|| panic!("processor {number} was started without its machine"));
+    enable_svm();
+    up();
+    run(machine)
+}
+
+/// Switches SVM on, on this processor.
+fn enable_svm() {
+    let page: &'static HostSave = Box::leak(Box::new(HostSave([0; 4096])));
+    register::enable_svm(world::physical(page));
+}
+
+/// Runs a processor until the guest ends, and reports.
+fn run(mut machine: Machine) -> ! {
+    let end = machine.run();
+    channel::claim_end();
+    let (mmu, mut bytes) = (machine.unit().counters(), machine.unit().bytes());
+    bytes.push(("heap", heap::used() as u64));
+    channel::stats(&mmu, &bytes);
     channel::end(&end)
 }
 
-/// Loads and runs the guest.
-fn run(info: &StartInfo) -> Result<End, String> {
+/// Loads the guest and starts all processors; returns the first.
+fn make(info: &StartInfo) -> Result<Machine, String> {
     let module = info
         .modules
         .first()
@@ -82,18 +121,40 @@ fn run(info: &StartInfo) -> Result<End, String> {
         command_line: bundle.command_line,
     };
     let entry = load(&guest, &*ram).map_err(|error| error.to_string())?;
+    if configuration.cpus > NonZeroU8::MIN {
+        acpi::write(configuration.cpus, &*ram).map_err(|error| error.to_string())?;
+    }
 
-    register::enable_svm(world::physical(&HOST_SAVE));
+    enable_svm();
     let shape = Shape::new(&configuration, register::cpuid);
-    let memory = Memory::new(&configuration, &shape, &ram, TableFrames::new(frames))
+    let cpus = Arc::new(Cpus::new(configuration.cpus, LocalApic::get()));
+    let frames = TableFrames::new(frames);
+    let unit = Unit::new(&configuration, &shape, &ram, frames, Arc::clone(&cpus))
         .map_err(|error| error.to_string())?;
-    let mut machine = Machine::new(&configuration, shape, entry, ram, memory);
-    channel::ready();
-    let end = machine.run();
-    let (mmu, mut bytes) = (machine.memory().counters(), machine.memory().bytes());
-    bytes.push(("heap", heap::used() as u64));
-    channel::stats(&mmu, &bytes);
-    Ok(end)
+    let board = Board {
+        unit,
+        ram,
+        cpus,
+        shape,
+        maps: Arc::new((PortMap::new(), MsrMap::new())),
+    };
+    start_others(&configuration, &board, entry)?;
+    Ok(Machine::new(&configuration, board, VcpuId(0), entry))
+}
+
+/// Starts all processors but the first, one after the other.
+fn start_others(configuration: &Configuration, board: &Board, entry: Entry) -> Result<(), String> {
+    for number in 1..configuration.cpus.get() {
+        let vcpu = VcpuId(number.into());
+        *HANDED_OVER.lock() = Some(Machine::new(configuration, board.clone(), vcpu, entry));
+        if !start::start(board.cpus.apic, number) {
+            return Err(format!(
+                "processor {number} did not start: give QEMU as many as the guest has, with -smp {}",
+                configuration.cpus
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Reports a bug and leaves; a bug on the way is not reported again.

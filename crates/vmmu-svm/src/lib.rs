@@ -8,15 +8,16 @@
 //! |---|---|
 //! | what the boot loader leaves | [`start_info`], [`bundle`], [`config`], [`layout`] |
 //! | loading the guest | [`load`] |
-//! | running it | [`machine`], [`vcpu`], [`vmcb`], [`exit`], [`event`], [`fetch`], [`decode`] |
+//! | running it | [`machine`], [`vcpu`], [`vmcb`], [`exit`], [`event`], [`fetch`], [`decode`], [`store`] |
 //! | what it is shown | [`cpuid`], [`control`], [`permission`] |
+//! | its processors among each other | [`cpus`] |
 //! | its memory | [`paging`], [`host`], [`tables`] |
 //! | telling the command | [`channel`], [`json`], [`report`] |
 //! | the hardware | [`arch`], the one module with `unsafe` |
 //!
 //! The library part builds on any x86-64 host, where its pure modules are tested.
 //!
-//! Known gaps: one CPU; the emulator serves writes to guest tables only, so that devices in memory must pass through; LMSW and SMSW with
+//! Known gaps: the emulator serves writes to guest tables only, so that devices in memory must pass through; LMSW and SMSW with
 //! memory operands are refused.
 #![no_std]
 #![deny(unsafe_code)]
@@ -28,6 +29,7 @@ pub mod channel;
 pub mod config;
 pub mod control;
 pub mod cpuid;
+pub mod cpus;
 pub mod decode;
 pub mod event;
 pub mod exit;
@@ -43,6 +45,7 @@ pub mod paging;
 pub mod permission;
 pub mod report;
 pub mod start_info;
+pub mod store;
 pub mod tables;
 pub mod vcpu;
 pub mod vmcb;

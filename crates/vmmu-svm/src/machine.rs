@@ -1,4 +1,4 @@
-//! The guest's machine: runs it, and answers its exits.
+//! One processor of the guest's machine: runs it, and answers its exits.
 //!
 //! Neighbours: [`crate::vcpu`] switches worlds and decodes, [`crate::paging`] knows the tables, [`crate::control`] judges writes to
 //! control registers, [`crate::channel`] tells the command.
@@ -11,7 +11,9 @@ mod control_exits;
 mod emulate;
 mod guest_cpu;
 mod io;
+mod local_apic;
 mod nmi;
+mod start;
 mod step;
 
 use alloc::boxed::Box;
@@ -21,6 +23,7 @@ use alloc::sync::Arc;
 use core::num::NonZeroU64;
 
 use vmmu::addr::{Gpa, Gva};
+use vmmu::host::VcpuId;
 use vmmu::walk::PageFaultCode;
 
 use crate::arch::guest_ram::GuestRam;
@@ -29,11 +32,12 @@ use crate::arch::world::physical;
 use crate::channel::End;
 use crate::config::{Configuration, Paging};
 use crate::cpuid::Shape;
+use crate::cpus::Cpus;
 use crate::decode::{Gpr, Instruction, Operation};
 use crate::event::Exception;
-use crate::exit::{EXITS, ExitCode};
+use crate::exit::{Counters, EXITS, ExitCode};
 use crate::load::Entry;
-use crate::paging::{Answer, Memory};
+use crate::paging::{Answer, Memory, Unit};
 use crate::permission::{MsrMap, PortMap};
 use crate::report;
 use crate::vcpu::{TripleFault, Vcpu};
@@ -47,20 +51,38 @@ const RCX: Gpr = Gpr(1);
 const RDX: Gpr = Gpr(2);
 const RBX: Gpr = Gpr(3);
 
-/// The guest's machine.
+/// A processor of the guest's machine, to be run by the host's processor of the same number.
 #[derive(Debug)]
 pub struct Machine {
+    number: VcpuId,
     vcpu: Box<Vcpu>,
     memory: Memory,
     ram: Arc<GuestRam>,
     shape: Shape,
+    cpus: Arc<Cpus>,
+    exits: &'static Counters,
     apic_base: u64,
     audit_every: Option<NonZeroU64>,
     nmi: Nmi,
     step: Option<Step>,
     last_step: Option<Step>,
     // The processor reads them as long as the guest runs.
-    _maps: Box<(PortMap, MsrMap)>,
+    _maps: Arc<(PortMap, MsrMap)>,
+}
+
+/// What the processors have in common.
+#[derive(Clone, Debug)]
+pub struct Board {
+    /// The memory-management unit.
+    pub unit: &'static Unit,
+    /// Guest RAM.
+    pub ram: Arc<GuestRam>,
+    /// The processors as they see each other.
+    pub cpus: Arc<Cpus>,
+    /// What each is shown of the host's processor.
+    pub shape: Shape,
+    /// Which ports and model-specific registers exit.
+    pub maps: Arc<(PortMap, MsrMap)>,
 }
 
 /// Why the run ends.
@@ -80,18 +102,17 @@ fn refused<T>(text: String) -> Result<T, Stop> {
 }
 
 impl Machine {
-    /// Makes a machine that is about to execute `entry`.
-    pub fn new(
-        configuration: &Configuration,
-        shape: Shape,
-        entry: Entry,
-        ram: Arc<GuestRam>,
-        memory: Memory,
-    ) -> Self {
+    /// Makes the processor with this number. The first is about to execute `entry`; the others wait for their start-up.
+    pub fn new(configuration: &Configuration, board: Board, number: VcpuId, entry: Entry) -> Self {
+        let Board {
+            unit,
+            ram,
+            cpus,
+            shape,
+            maps,
+        } = board;
         let paging = configuration.paging;
         let mut vcpu = Box::new(Vcpu::new(entry, &shape, paging));
-        vcpu.save_host();
-        let maps = Box::new((PortMap::new(), MsrMap::new()));
         let vmcb = &mut vcpu.vmcb;
         (vmcb.iopm, vmcb.msrpm) = (physical(&maps.0).get(), physical(&maps.1).get());
         vmcb.asid = 1;
@@ -109,13 +130,15 @@ impl Machine {
             vmcb.intercepts1 |= Intercepts1::INVLPG;
             vmcb.exceptions = 1 << 14;
         }
-        let apic_base = register::read_msr(register::Msr::ApicBase);
         Self {
+            number,
             vcpu,
-            memory,
+            memory: Memory::new(unit, number),
             ram,
             shape,
-            apic_base,
+            cpus,
+            exits: EXITS.of(number),
+            apic_base: 0,
             audit_every: configuration.audit,
             nmi: Nmi::Open,
             step: None,
@@ -124,10 +147,11 @@ impl Machine {
         }
     }
 
-    /// Runs the guest until it ends.
+    /// Runs the guest until it ends, on the host's processor of this number.
     pub fn run(&mut self) -> End {
-        let state = *self.vcpu.state();
-        let mut going = self.apply(state);
+        self.vcpu.save_host();
+        self.apic_base = register::read_msr(register::Msr::ApicBase);
+        let mut going = self.begin();
         loop {
             match going {
                 Ok(()) => {}
@@ -137,9 +161,9 @@ impl Machine {
                 }
             }
             if let Some(every) = self.audit_every
-                && EXITS.total().is_multiple_of(every.get())
+                && self.exits.total().is_multiple_of(every.get())
             {
-                self.memory.audit();
+                self.memory.unit().audit();
             }
             if let Err(text) = self.memory.enter(&mut self.vcpu.vmcb) {
                 return End::Refused(text);
@@ -148,7 +172,7 @@ impl Machine {
             self.memory.exited();
             self.vcpu.vmcb.event = 0;
             let code = ExitCode::new(self.vcpu.vmcb.exit_code);
-            EXITS.count(code);
+            self.exits.count(code);
             going = match self.step {
                 None => self.answer(code),
                 Some(step) => self
@@ -158,9 +182,9 @@ impl Machine {
         }
     }
 
-    /// Returns the guest's memory.
-    pub const fn memory(&self) -> &Memory {
-        &self.memory
+    /// Returns the memory-management unit.
+    pub const fn unit(&self) -> &'static Unit {
+        self.memory.unit()
     }
 
     /// Answers an exit.
@@ -190,10 +214,7 @@ impl Machine {
             return self.raise(Exception::Undefined);
         }
         match code {
-            ExitCode::NMI => {
-                self.take_nmi();
-                Ok(())
-            }
+            ExitCode::NMI => self.take_nmi(),
             ExitCode::IRET => {
                 self.end_nmi();
                 Ok(())
@@ -237,6 +258,7 @@ impl Machine {
             Answer::Raise(exception) => self.raise(exception),
             Answer::WriteTable(gva, gpa) => self.write_table(gva, gpa),
             Answer::WriteAlone(gva, gpa) => self.write_alone(gva, gpa),
+            Answer::WriteApic(gpa) => self.write_apic(gpa),
             Answer::Refused(text) => refused(format!("{text}, at rip {:#x}", self.vcpu.vmcb.rip)),
         }
     }
@@ -296,6 +318,7 @@ impl Machine {
 
     #[cold]
     fn crash(&mut self, why: &str) -> String {
-        report::crash(why, &mut self.vcpu, &self.ram, &self.memory)
+        let why = format!("{why} on processor {}", self.number.0);
+        report::crash(&why, &mut self.vcpu, &self.ram, &self.memory)
     }
 }

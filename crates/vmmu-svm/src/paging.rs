@@ -7,16 +7,20 @@
 //! | CR4 | PAE is always set; without paging nothing that belongs to it | as it is |
 //! | EFER | SVME; with paging also NXE, without no LME | SVME; without paging no LME |
 //!
+//! One [`Unit`] serves all processors; each has a [`Memory`] of its own, which speaks for its vCPU.
+//!
 //! Invariants:
 //! 1. The control block's CR3, or nCR3, is what [`Memory::enter`] took from the library for this very entry.
 //! 2. Without paging the shadow root is in PAE format, or the guest would run on raw physical memory.
 
 mod tracked;
 
+use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use vmmu::addr::{Gfn, Gpa, Gva, Hpa, Index, Level, Pfn};
 use vmmu::host::{TableMemory, VcpuId};
@@ -27,20 +31,18 @@ use vmmu::{
     SlotConfig, SlotFlags, Strictness, TlbFlush, Vcpu,
 };
 
+use crate::arch::apic;
 use crate::arch::guest_ram::GuestRam;
 use crate::config::{Configuration, Paging};
 use crate::cpuid::Shape;
+use crate::cpus::Cpus;
 use crate::event::Exception;
 use crate::host::SvmHost;
 use crate::tables::TableFrames;
 use crate::vmcb::Vmcb;
 
-/// Pages of device memory that pass through: I/O APIC, HPET, local APIC.
-const DEVICES: [Gpa; 3] = [
-    Gpa::new(0xfec0_0000),
-    Gpa::new(0xfed0_0000),
-    Gpa::new(0xfee0_0000),
-];
+/// Pages of device memory that pass through: I/O APIC, HPET. The local APIC's does too, for reading; for writing with one processor only.
+const DEVICES: [Gpa; 2] = [Gpa::new(0xfec0_0000), Gpa::new(0xfed0_0000)];
 /// TLB_CONTROL: flush everything as the guest is entered.
 const FLUSH_ALL: u32 = 1;
 
@@ -56,23 +58,32 @@ pub enum Answer {
     WriteTable(Gva, Gpa),
     /// Its write, to the page at these addresses, is emulated, or runs alone with CR0.WP off.
     WriteAlone(Gva, Gpa),
+    /// Its write to the local APIC at this address is carried out.
+    WriteApic(Gpa),
     /// It did what can't be served.
     Refused(String),
 }
 
-/// The memory-management unit.
+/// The memory-management unit of all processors.
 #[derive(Debug)]
-pub struct Memory {
+pub struct Unit {
     mmu: Mmu<SvmHost>,
     paging: Paging,
-    /// How often in a row a write to a guest table came back.
-    again: u32,
     /// How many instructions were emulated.
-    emulated: u64,
+    emulated: AtomicU64,
 }
 
-impl Memory {
-    /// Makes the unit, with guest RAM and devices in its slots.
+/// One processor's part of it.
+#[derive(Debug)]
+pub struct Memory {
+    unit: &'static Unit,
+    vcpu: Vcpu<'static, SvmHost>,
+    /// How often in a row a write to a guest table came back.
+    again: u32,
+}
+
+impl Unit {
+    /// Makes the unit, with guest RAM and devices in its slots. It is there for good.
     ///
     /// # Errors
     /// The library's.
@@ -81,18 +92,22 @@ impl Memory {
         shape: &Shape,
         ram: &Arc<GuestRam>,
         tables: TableFrames,
-    ) -> Result<Self, Error> {
+        cpus: Arc<Cpus>,
+    ) -> Result<&'static Self, Error> {
         let paging = configuration.paging;
         let engine = match paging {
             Paging::Shadow => Engine::Shadow,
             Paging::Nested => Engine::Npt,
         };
         let frames = ram.pieces().iter().map(|piece| piece.bytes / 4096).sum();
-        let mut config = Config::new(engine, 1, frames, shape.model());
+        let vcpus = u16::from(configuration.cpus.get());
+        let mut config = Config::new(engine, vcpus, frames, shape.model());
         // A table that is let go is written at full speed until the next flush; the emulator takes what can't be.
         config.unsync_level = Level::L4;
-        // What is written in the guest's name, or by the guest unseen, is reported before the one processor goes on.
-        config.foreign_writes = ForeignWrites::ReportedFirst;
+        if vcpus == 1 {
+            // What is written in the guest's name, or by the guest unseen, is reported before the one processor goes on.
+            config.foreign_writes = ForeignWrites::ReportedFirst;
+        }
         if let Some(limit) = configuration.max_pages {
             config.max_pages = limit;
         }
@@ -101,41 +116,94 @@ impl Memory {
         config.max_pages = config
             .max_pages
             .min(affordable.min(u64::from(u32::MAX)) as u32);
-        let mmu = Mmu::new(SvmHost::new(Arc::clone(ram), tables), config)?;
-        let slot = |base: Gpa, bytes: u64, token| SlotConfig {
+        let mmu = Mmu::new(SvmHost::new(Arc::clone(ram), tables, cpus), config)?;
+        let slot = |base: Gpa, bytes: u64, token, flags| SlotConfig {
             space: AddressSpace::Normal,
             base: Gfn::containing(base),
             frames: bytes / 4096,
             token,
-            flags: SlotFlags::empty(),
+            flags,
+        };
+        let device = |at: Gpa, flags| {
+            let token = SvmHost::device_token(Pfn::containing(Hpa::new(at.get())));
+            slot(at, 4096, token, flags)
         };
         for piece in ram.pieces() {
             mmu.add_slot(&slot(
                 piece.gpa,
                 piece.bytes,
                 SvmHost::ram_token(Pfn::containing(piece.hpa)),
+                SlotFlags::empty(),
             ))?;
         }
-        for device in DEVICES {
-            mmu.add_slot(&slot(
-                device,
-                4096,
-                SvmHost::device_token(Pfn::containing(Hpa::new(device.get()))),
-            ))?;
+        for at in DEVICES {
+            mmu.add_slot(&device(at, SlotFlags::empty()))?;
         }
-        Ok(Self {
+        let of_the_apic = if vcpus == 1 {
+            SlotFlags::empty()
+        } else {
+            SlotFlags::READ_ONLY
+        };
+        mmu.add_slot(&device(apic::BASE, of_the_apic))?;
+        Ok(Box::leak(Box::new(Self {
             mmu,
             paging,
-            again: 0,
-            emulated: 0,
-        })
+            emulated: AtomicU64::new(0),
+        })))
     }
 
-    #[inline]
-    fn vcpu(&self) -> Vcpu<'_, SvmHost> {
+    /// Lets the auditor check the library's whole structure.
+    ///
+    /// # Panics
+    /// If a rule is broken: that is a bug of the library.
+    #[cold]
+    pub fn audit(&self) {
+        if let Err(failure) = self.mmu.audit(Strictness::Exact) {
+            panic!("the auditor found broken rules: {failure}");
+        }
+    }
+
+    /// Returns the library's counters.
+    pub fn counters(&self) -> Vec<(&'static str, u64)> {
+        let emulated = self.emulated.load(Ordering::Relaxed);
         self.mmu
-            .vcpu(VcpuId(0))
-            .expect("the unit is made with one vCPU")
+            .stats()
+            .iter()
+            .map(|(event, count)| (event.name(), count))
+            .chain([("instructions_emulated", emulated)])
+            .collect()
+    }
+
+    /// Returns what takes how many bytes.
+    pub fn bytes(&self) -> Vec<(&'static str, u64)> {
+        let stats = self.mmu.stats();
+        let tables = self.mmu.host().tables.in_use() * 4096;
+        Vec::from([
+            ("tables", tables),
+            ("pages", stats.page_bytes),
+            ("frames", stats.frame_bytes),
+            ("shadow_pages", stats.pages),
+        ])
+    }
+}
+
+impl Memory {
+    /// Makes the part of the processor with this number.
+    ///
+    /// # Panics
+    /// If the unit was made with fewer: that is a bug of the hypervisor.
+    pub fn new(unit: &'static Unit, number: VcpuId) -> Self {
+        let vcpu = unit.mmu.vcpu(number);
+        Self {
+            unit,
+            vcpu: vcpu.expect("the unit is made with all processors"),
+            again: 0,
+        }
+    }
+
+    /// Returns the unit.
+    pub const fn unit(&self) -> &'static Unit {
+        self.unit
     }
 
     /// Puts the guest's paging registers into force.
@@ -143,7 +211,7 @@ impl Memory {
     /// # Errors
     /// What can't be served.
     pub fn apply(&mut self, state: &PagingState, vmcb: &mut Vmcb) -> Result<(), String> {
-        match self.paging {
+        match self.unit.paging {
             Paging::Nested => self.apply_nested(state, vmcb),
             Paging::Shadow => self.apply_shadow(state, vmcb),
         }
@@ -154,18 +222,14 @@ impl Memory {
         (vmcb.cr4, vmcb.efer) = (state.cr4.bits(), nested_efer(state).bits());
         vmcb.nested = 1;
         // The library knows nothing of the guest's own tables here; but the write may be the guest's way to flush its TLB.
-        let flushed = self.vcpu().invalidate(TlbFlush::All);
+        let flushed = self.vcpu.invalidate(TlbFlush::All);
         flushed.map_err(|error| error.to_string())
     }
 
     fn apply_shadow(&self, state: &PagingState, vmcb: &mut Vmcb) -> Result<(), String> {
-        if !state.cr0.contains(Cr0::PE) {
-            let text = "the guest wants real mode, which shadow paging doesn't serve yet";
-            return Err(text.to_string());
-        }
         vmcb.cr0 = (state.cr0 | Cr0::PG | Cr0::WP).bits();
         (vmcb.cr4, vmcb.efer) = (shadow_cr4(state).bits(), shadow_efer(state).bits());
-        let set = self.vcpu().set_paging(state, AddressSpace::Normal);
+        let set = self.vcpu.set_paging(state, AddressSpace::Normal);
         set.map_err(|error| match error {
             Error::UnsupportedFormat { format } => format!(
                 "the guest wants {} paging, which shadow paging doesn't serve yet",
@@ -181,7 +245,7 @@ impl Memory {
     /// What the library can't serve.
     #[inline]
     pub fn load_cr3(&mut self, cr3: Cr3) -> Result<(), String> {
-        self.vcpu().load_cr3(cr3).map_err(|error| error.to_string())
+        self.vcpu.load_cr3(cr3).map_err(|error| error.to_string())
     }
 
     /// Serves INVLPG.
@@ -190,7 +254,7 @@ impl Memory {
     /// What the library can't serve.
     #[inline]
     pub fn invalidate(&mut self, gva: Gva) -> Result<(), String> {
-        self.vcpu()
+        self.vcpu
             .invalidate(TlbFlush::Address(gva))
             .map_err(|error| error.to_string())
     }
@@ -201,8 +265,8 @@ impl Memory {
     /// What the library can't serve.
     #[inline]
     pub fn enter(&mut self, vmcb: &mut Vmcb) -> Result<(), String> {
-        let entry = self.vcpu().enter().map_err(|error| error.to_string())?;
-        match self.paging {
+        let entry = self.vcpu.enter().map_err(|error| error.to_string())?;
+        match self.unit.paging {
             Paging::Shadow => vmcb.cr3 = entry.root.get(),
             Paging::Nested => vmcb.nested_cr3 = entry.root.get(),
         }
@@ -213,14 +277,14 @@ impl Memory {
     /// Notes that the guest has exited.
     #[inline]
     pub fn exited(&mut self) {
-        self.vcpu().exited();
+        self.vcpu.exited();
     }
 
     /// Answers a page fault under shadow paging.
     #[inline]
     pub fn page_fault(&mut self, gva: Gva, code: PageFaultCode, privilege: Privilege) -> Answer {
         let access = Access::from_page_fault(code, privilege);
-        let outcome = self.vcpu().handle_fault(gva, access);
+        let outcome = self.vcpu.handle_fault(gva, access);
         if outcome == Ok(FaultOutcome::Resume) {
             self.again = 0;
             return Answer::Resume;
@@ -237,7 +301,7 @@ impl Memory {
         } else {
             AccessKind::Read
         };
-        let outcome = self.vcpu().handle_nested_fault(gpa, kind);
+        let outcome = self.vcpu.handle_nested_fault(gpa, kind);
         self.carry_out(outcome, Gva::new(0))
     }
 
@@ -256,6 +320,10 @@ impl Memory {
                 gpa,
                 reason: EmulateReason::Smap,
             }) => Answer::WriteAlone(gva, gpa),
+            Ok(FaultOutcome::EmulateMmio {
+                gpa,
+                reason: EmulateReason::ReadOnlyMemory,
+            }) => Answer::WriteApic(gpa),
             Ok(FaultOutcome::EmulateMmio { gpa, .. }) => {
                 Answer::Refused(format!("the guest touched {gpa}, where nothing is"))
             }
@@ -273,7 +341,7 @@ impl Memory {
     /// If it can't be read.
     pub fn map_readable(&mut self, gva: Gva, privilege: Privilege) -> Result<(), String> {
         match self
-            .vcpu()
+            .vcpu
             .handle_fault(gva, Access::new(AccessKind::Read, privilege))
         {
             Ok(FaultOutcome::Resume | FaultOutcome::Retry) => Ok(()),
@@ -286,47 +354,16 @@ impl Memory {
 
     /// Reports that the guest may have written anywhere in a page, unseen.
     pub fn wrote(&mut self, page: Gpa) {
-        self.mmu.guest_wrote(Gfn::containing(page).address(), 4096);
-    }
-
-    /// Lets the auditor check the library's whole structure.
-    ///
-    /// # Panics
-    /// If a rule is broken: that is a bug of the library.
-    #[cold]
-    pub fn audit(&self) {
-        if let Err(failure) = self.mmu.audit(Strictness::Exact) {
-            panic!("the auditor found broken rules: {failure}");
-        }
-    }
-
-    /// Returns the library's counters.
-    pub fn counters(&self) -> Vec<(&'static str, u64)> {
-        self.mmu
-            .stats()
-            .iter()
-            .map(|(event, count)| (event.name(), count))
-            .chain([("instructions_emulated", self.emulated)])
-            .collect()
-    }
-
-    /// Returns what takes how many bytes.
-    pub fn bytes(&self) -> Vec<(&'static str, u64)> {
-        let stats = self.mmu.stats();
-        let tables = self.mmu.host().tables.in_use() * 4096;
-        Vec::from([
-            ("tables", tables),
-            ("pages", stats.page_bytes),
-            ("frames", stats.frame_bytes),
-            ("shadow_pages", stats.pages),
-        ])
+        self.unit
+            .mmu
+            .guest_wrote(Gfn::containing(page).address(), 4096);
     }
 
     /// Walks the tables that the processor walks: by the guest virtual address under shadow paging, by the guest physical one under
     /// nested paging.
     pub fn walk(&self, vmcb: &Vmcb, gva: Gva, gpa: Option<Gpa>) -> Vec<Step> {
         let long = vmcb.efer & Efer::LMA.bits() != 0;
-        let (root, address, top) = match self.paging {
+        let (root, address, top) = match self.unit.paging {
             Paging::Shadow => (
                 vmcb.cr3,
                 gva.get(),
@@ -341,7 +378,7 @@ impl Memory {
         let mut steps = Vec::new();
         while let Some(at) = level {
             let slot: Index = at.index(address);
-            let entry = self.mmu.host().load(table, slot);
+            let entry = self.unit.mmu.host().load(table, slot);
             steps.push(Step {
                 level: at,
                 table,

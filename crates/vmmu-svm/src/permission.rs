@@ -10,6 +10,8 @@ pub const MARK_END: u16 = 0x5e4;
 pub const KEYBOARD: u16 = 0x64;
 /// System control port A; bit 0 resets.
 pub const CONTROL_A: u16 = 0x92;
+/// The chipset's power-management control; bit 13 puts the machine to sleep, and there is no sleep but for good.
+pub const PM_CONTROL: u16 = 0x604;
 /// The chipset's reset register; bit 2 resets.
 pub const RESET: u16 = 0xcf9;
 
@@ -25,6 +27,7 @@ impl PortMap {
         for port in (UART..UART + 8)
             .chain(DEBUG_EXIT..DEBUG_EXIT + 4)
             .chain([MARK_START, MARK_END, KEYBOARD, CONTROL_A, RESET])
+            .chain(PM_CONTROL..PM_CONTROL + 2)
         {
             map.0[usize::from(port / 8)] |= 1 << (port % 8);
         }
@@ -93,13 +96,15 @@ mod what_exits {
         let map = PortMap::new();
         let exits = |port: u16| map.0[usize::from(port / 8)] & 1 << (port % 8) != 0;
         assert!(
-            [0x2f8, 0x2ff, 0xf4, 0xf7, 0x5e0, 0x5e4, 0x64, 0x92, 0xcf9]
-                .into_iter()
-                .all(exits)
+            [
+                0x2f8, 0x2ff, 0xf4, 0xf7, 0x5e0, 0x5e4, 0x64, 0x92, 0xcf9, 0x604, 0x605
+            ]
+            .into_iter()
+            .all(exits)
         );
         assert!(
             ![
-                0x3f8, 0x20, 0x40, 0x70, 0xcf8, 0xcfc, 0xe9, 0x60, 0x300, 0xf8
+                0x3f8, 0x20, 0x40, 0x608, 0x70, 0xcf8, 0xcfc, 0xe9, 0x60, 0x300, 0xf8
             ]
             .into_iter()
             .any(exits)

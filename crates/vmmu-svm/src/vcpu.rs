@@ -107,6 +107,35 @@ impl Vcpu {
         }
     }
 
+    /// Brings the processor to where a start-up leaves it: the state of INIT, in real mode at the start of `page` (AMD APM vol. 2, table
+    /// 14-1). What INIT leaves alone stays as it is.
+    pub fn start_up(&mut self, page: u8, shape: &Shape) {
+        const CODE_16: u16 = 0x9b;
+        const DATA_16: u16 = 0x93;
+        const LOCAL: u16 = 0x82;
+        let segment = |selector, attributes, base| Segment {
+            selector,
+            attributes,
+            limit: 0xffff,
+            base,
+        };
+        let vmcb = &mut self.vmcb;
+        let data = segment(0, DATA_16, 0);
+        (vmcb.ds, vmcb.es, vmcb.ss, vmcb.fs, vmcb.gs) = (data, data, data, data, data);
+        vmcb.cs = segment(u16::from(page) << 8, CODE_16, u64::from(page) << 12);
+        (vmcb.ldtr, vmcb.tr) = (segment(0, LOCAL, 0), segment(0, TASK, 0));
+        (vmcb.gdtr, vmcb.idtr) = (segment(0, 0, 0), segment(0, 0, 0));
+        (vmcb.rflags, vmcb.dr6, vmcb.dr7) = (2, 0xffff_0ff0, 0x400);
+        (vmcb.rip, vmcb.rsp, vmcb.rax, vmcb.cr2, vmcb.cpl) = (0, 0, 0, 0, 0);
+        (vmcb.interrupt_shadow, vmcb.event, vmcb.exit_int_info) = (0, 0, 0);
+        // Under nested paging it is the guest's own.
+        vmcb.cr3 = 0;
+        self.registers.clear_general();
+        let mut state = PagingState::reset(shape.model());
+        state.cr0 = Cr0::ET | Cr0::CD | Cr0::NW;
+        self.walker.set_state(state);
+    }
+
     /// Notes the host's state for the way back; to be called before the guest runs.
     pub fn save_host(&mut self) {
         self.host.save();
@@ -198,13 +227,19 @@ impl Vcpu {
         self.decode_across_pages(ram, at, size)
     }
 
-    /// Fetches the bytes of the instruction that exited, up to the end of its page; the first byte is the lowest.
+    /// Fetches the bytes of the instruction that exited; the first byte is the lowest. What lies on a next page that isn't there is 0.
     pub fn fetch(&mut self, ram: &GuestRam) -> Option<u128> {
         let at = self.instruction_address();
         let mut bytes = [0; 16];
         let length = (4096 - at.page_offset() as usize).min(16);
-        let gpa = self.fetch_address(ram, at)?;
-        ram.read(gpa, bytes.get_mut(..length)?).ok()?;
+        let (head, tail) = bytes.split_at_mut(length);
+        ram.read(self.fetch_address(ram, at)?, head).ok()?;
+        if !tail.is_empty()
+            && let Some(gpa) = self.fetch_address(ram, at.wrapping_add(length as u64))
+        {
+            // As for a page that isn't there.
+            let _ = ram.read(gpa, tail);
+        }
         Some(u128::from_le_bytes(bytes))
     }
 
@@ -387,11 +422,13 @@ mod the_guest_goes_on {
     use crate::arch::register::CpuidResult;
     use crate::config::{Configuration, Hidden};
     use crate::decode::Operation;
+    use core::num::NonZeroU8;
 
     fn vcpu(entry: Entry) -> Vcpu {
         let configuration = Configuration {
             paging: Paging::Shadow,
             memory: 0,
+            cpus: NonZeroU8::MIN,
             phys_bits: None,
             hidden: Hidden::empty(),
             max_pages: None,

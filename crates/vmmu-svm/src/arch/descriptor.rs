@@ -1,8 +1,9 @@
-//! The host's GDT, TSS and IDT.
+//! The host's GDT, TSS and IDT, one of each for every processor.
 //!
 //! Every vector below 32 goes to a stub that reports a bug, on a stack of its own, so that an overrun of the normal stack is still
 //! reported. Higher vectors never come: interrupts stay off.
 
+use alloc::boxed::Box;
 use core::arch::asm;
 use core::cell::UnsafeCell;
 
@@ -25,9 +26,10 @@ struct Tables {
 struct Once(UnsafeCell<Tables>);
 
 // SAFETY:
-// - Written once by `install`, before anything else could look; afterwards only the processor reads it.
+// - Written once, by `install_first`, before anything else could look; afterwards only the processor reads it.
 unsafe impl Sync for Once {}
 
+/// The boot processor's, which are needed before there is memory to allocate.
 static TABLES: Once = Once(UnsafeCell::new(Tables {
     gdt: [0; 5],
     padding: 0,
@@ -42,11 +44,24 @@ struct TableRegister {
     base: u64,
 }
 
-/// Fills the tables, with `stub` giving each vector's entry point, and loads them.
-pub(crate) fn install(stub: impl Fn(u8) -> u64) {
+/// Makes the boot processor's tables, with `stub` giving each vector's entry point, and loads them.
+pub(crate) fn install_first(stub: impl Fn(u8) -> u64) {
     // SAFETY:
     // - Called once, on the only CPU, before the tables are loaded.
     let tables = unsafe { &mut *TABLES.0.get() };
+    install(tables, stub);
+}
+
+/// Makes another processor's tables, and loads them.
+pub(crate) fn install_another(stub: impl Fn(u8) -> u64) {
+    // SAFETY:
+    // - Zeros are a valid value of each field.
+    let tables = unsafe { Box::<Tables>::new_zeroed().assume_init() };
+    install(Box::leak(tables), stub);
+}
+
+/// Fills the tables and loads them.
+fn install(tables: &'static mut Tables, stub: impl Fn(u8) -> u64) {
     let tss = (&raw const tables.tss) as u64;
     let top = ((&raw const tables.stack) as u64 + STACK as u64) & !15;
     // IST1 lies at offset 24h of the TSS (AMD APM vol. 2, section 12.2.5).
@@ -79,7 +94,7 @@ pub(crate) fn install(stub: impl Fn(u8) -> u64) {
         base: (&raw const tables.idt) as u64,
     };
     // SAFETY:
-    // - The tables are complete, and static.
+    // - The tables are complete, and there for good.
     // - The selectors keep their meaning, so that the segments loaded by the entry code stay right.
     unsafe {
         asm!("lgdt [{0}]", "lidt [{1}]", "ltr {2:x}", in(reg) &raw const gdtr, in(reg) &raw const idtr, in(reg) TASK, options(nostack));

@@ -17,7 +17,7 @@ struct Arena(UnsafeCell<[u8; EARLY]>);
 unsafe impl Sync for Arena {}
 static ARENA: Arena = Arena(UnsafeCell::new([0; EARLY]));
 
-/// Talc behind a spin lock, which one CPU never finds taken, and a count of the bytes in use.
+/// Talc behind a spin lock, and a count of the bytes in use.
 struct Heap {
     talc: Talck<spin::Mutex<()>, ClaimOnOom>,
     used: AtomicUsize,

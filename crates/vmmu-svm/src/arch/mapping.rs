@@ -1,9 +1,9 @@
-//! The host's own tables: RAM above 4 GiB, and the page below the stack that must not be touched.
+//! The host's own tables: RAM above 4 GiB, and the pages below the stacks that must not be touched.
 //!
 //! The entry code maps the first 4 GiB one to one with 2 MiB pages.
 //!
 //! Invariants:
-//! 1. What is mapped is mapped one to one; only the guard page is not.
+//! 1. What is mapped is mapped one to one; only the guard pages are not.
 
 use alloc::boxed::Box;
 
@@ -45,31 +45,35 @@ pub(crate) fn map_above_4g(end: Hpa) {
 
 /// Takes the page at `guard` away, so that a stack that runs into it is reported.
 pub(crate) fn unmap(guard: Hpa) {
-    let block = guard.get() & !(Level::L2.bytes() - 1);
-    let link = Table::link(|slot| {
-        let page = block + slot * 4096;
-        if page == guard.get() {
-            0
-        } else {
-            page | PRESENT_WRITABLE
-        }
-    });
-    set_entry(Level::L2, guard.get(), link);
+    let (address, block) = (guard.get(), guard.get() & !(Level::L2.bytes() - 1));
+    // SAFETY:
+    // - The entry is one of the host's tables.
+    let old = unsafe { entry(Level::L2, address).read_volatile() };
+    if old & LARGE != 0 {
+        let link = Table::link(|slot| (block + slot * 4096) | PRESENT_WRITABLE);
+        set_entry(Level::L2, address, link);
+    }
+    set_entry(Level::L1, address, 0);
     reload_cr3();
 }
 
 /// Sets the entry of `level` that `address` goes through; the tables above it are there.
-fn set_entry(level: Level, address: u64, entry: u64) {
+fn set_entry(level: Level, address: u64, new: u64) {
+    // SAFETY:
+    // - The entry is one of the host's tables; the new one maps the same memory as the old one, or what nothing uses.
+    unsafe { entry(level, address).write_volatile(new) }
+}
+
+/// Returns where the entry of `level` lies that `address` goes through.
+fn entry(level: Level, address: u64) -> *mut u64 {
     let (mut table, mut at) = (cr3().get(), Level::L4);
     while at != level {
         // SAFETY:
         // - The table is one of the host's, which its own root leads to; tables are identity-mapped.
         table = unsafe { slot(table, at.index(address)).read_volatile() } & ADDRESS;
-        at = at.below().expect("the level is 2 or 3");
+        at = at.below().expect("the level is not 0");
     }
-    // SAFETY:
-    // - As for reading; the new entry maps the same memory as the old one, or what nothing uses.
-    unsafe { slot(table, at.index(address)).write_volatile(entry) }
+    slot(table, at.index(address))
 }
 
 fn slot(table: u64, index: Index) -> *mut u64 {

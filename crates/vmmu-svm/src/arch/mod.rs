@@ -7,6 +7,8 @@
 //! | `descriptor` | the host's GDT, TSS and IDT |
 //! | [`guest_ram`], [`physical`] | guest memory and tables as bytes and atomic words, never as Rust references |
 //! | `compare` | which words of a guest table differ from a copy |
+//! | [`apic`] | the local APIC of the processor that asks |
+//! | `start` | starting the other processors |
 //! | [`world`] | VMRUN with a full register switch |
 //! | `entry`, `memory`, `heap`, `mapping` | the image's first instructions, memory functions, allocator, own tables (feature `image`) |
 //!
@@ -16,6 +18,7 @@
 //! 3. The host uses XMM registers freely, x87 and YMM registers never; [`world`] keeps the guest's.
 #![allow(unsafe_code)]
 
+pub mod apic;
 mod compare;
 #[cfg(feature = "image")]
 mod descriptor;
@@ -31,4 +34,6 @@ mod memory;
 pub mod physical;
 pub mod port;
 pub mod register;
+#[cfg(feature = "image")]
+pub mod start;
 pub mod world;

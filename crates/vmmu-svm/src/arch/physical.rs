@@ -143,7 +143,7 @@ pub(crate) fn image_range() -> Range<Hpa> {
 /// Installs the host's descriptor tables, and the guard below its stack.
 #[cfg(feature = "image")]
 pub(crate) fn install_descriptors() {
-    super::descriptor::install(super::entry::stub);
+    super::descriptor::install_first(super::entry::stub);
     super::mapping::unmap(Hpa::new(super::entry::stack_guard()));
 }
 

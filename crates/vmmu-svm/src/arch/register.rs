@@ -122,6 +122,25 @@ pub fn take_nmi() {
     unsafe { asm!("stgi", "nop", "clgi", options(nostack)) }
 }
 
+#[cfg(feature = "image")]
+unsafe extern "sysv64" {
+    fn vmmu_wait_for_nmi();
+}
+
+/// Waits until an NMI comes, or takes one that waits already.
+#[cfg(feature = "image")]
+pub fn wait_for_nmi() {
+    // SAFETY:
+    // - Interrupts stay off by RFLAGS.IF; the host's handler of NMIs returns at once, behind the halt.
+    unsafe { vmmu_wait_for_nmi() }
+}
+
+/// Stands in where there is no host of NMIs: tests don't get here.
+#[cfg(not(feature = "image"))]
+pub fn wait_for_nmi() {
+    core::hint::spin_loop();
+}
+
 /// Waits for ever.
 pub fn halt() -> ! {
     loop {

@@ -32,6 +32,10 @@ impl Registers {
     pub const fn get(&self, number: u8) -> u64 {
         self.general[number as usize & 15]
     }
+    /// Sets all general registers to 0.
+    pub const fn clear_general(&mut self) {
+        self.general = [0; 16];
+    }
     /// Sets general register `number`, which is neither RAX nor RSP.
     #[inline]
     pub const fn set(&mut self, number: u8, value: u64) {

@@ -6,10 +6,13 @@
 //! | ELF with a PVH note | [`pvh`] | 32-bit protected mode, paging off, EBX names the start info |
 //! | multiboot-1 ELF32 | [`multiboot`] | 32-bit protected mode, paging off, EBX names the information |
 //!
+//! A guest with several processors is told of them by ACPI tables ([`acpi`]), which it looks for below 1 MiB.
+//!
 //! Invariants:
 //! 1. A file is an allegation: nothing panics on its content, nothing is written outside guest RAM.
 //! 2. No two parts overlap: each is placed by [`Placer`].
 
+pub mod acpi;
 pub mod elf;
 pub mod linux;
 pub mod multiboot;
@@ -278,6 +281,16 @@ impl Placer {
 pub struct Bytes(Vec<u8>);
 
 impl Bytes {
+    /// Adds bytes as they are.
+    pub fn bytes(&mut self, bytes: &[u8]) -> &mut Self {
+        self.0.extend(bytes);
+        self
+    }
+    /// Adds a 16-bit number.
+    pub fn u16(&mut self, value: u16) -> &mut Self {
+        self.0.extend(value.to_le_bytes());
+        self
+    }
     /// Adds a 32-bit number.
     pub fn u32(&mut self, value: u32) -> &mut Self {
         self.0.extend(value.to_le_bytes());

@@ -102,13 +102,18 @@ fn code(vcpu: &mut Vcpu, ram: &GuestRam) -> Option<([u8; LONGEST], usize)> {
 #[cfg(test)]
 mod one_instruction {
     use super::*;
+    use crate::arch::apic::LocalApic;
     use crate::arch::physical::Frames;
     use crate::arch::register::CpuidResult;
     use crate::config::{Configuration, Hidden, Paging};
     use crate::cpuid::Shape;
+    use crate::cpus::Cpus;
     use crate::load::Entry;
+    use crate::paging::Unit;
     use crate::tables::TableFrames;
     use alloc::sync::Arc;
+    use core::num::NonZeroU8;
+    use vmmu::host::VcpuId;
 
     const CODE: u64 = 0x8000;
     const DATA: u64 = 0x9000;
@@ -136,6 +141,7 @@ mod one_instruction {
         let configuration = Configuration {
             paging: Paging::Shadow,
             memory: 0,
+            cpus: NonZeroU8::MIN,
             phys_bits: None,
             hidden: Hidden::empty(),
             max_pages: None,
@@ -153,7 +159,9 @@ mod one_instruction {
         };
         let mut vcpu = Vcpu::new(entry, &shape, Paging::Shadow);
         let frames = TableFrames::new(Frames::on_heap(64));
-        let mut memory = Memory::new(&configuration, &shape, &ram, frames).unwrap();
+        let cpus = Arc::new(Cpus::new(NonZeroU8::MIN, LocalApic::on_heap()));
+        let unit = Unit::new(&configuration, &shape, &ram, frames, cpus).unwrap();
+        let mut memory = Memory::new(unit, VcpuId(0));
         let state = *vcpu.state();
         memory.apply(&state, &mut vcpu.vmcb).unwrap();
         vcpu.set(Gpr(7), DATA);

@@ -6,10 +6,13 @@ use super::{Machine, RAX, Stop, refused};
 use crate::arch::port::{Port, PortWidth};
 use crate::channel::{self, DEBUG_EXIT, End, UART};
 use crate::exit::EXITS;
-use crate::permission::{CONTROL_A, KEYBOARD, MARK_END, MARK_START, RESET};
+use crate::permission::{CONTROL_A, KEYBOARD, MARK_END, MARK_START, PM_CONTROL, RESET};
 
 /// The command by which the keyboard controller pulses the reset line.
 const PULSE_RESET: u32 = 0xfe;
+
+/// The bit of power-management control that puts the machine to sleep.
+const SLEEP: u32 = 1 << 13;
 
 /// An access to a port, as EXITINFO1 describes it (AMD APM vol. 2, section 15.10.2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -126,6 +129,7 @@ impl Machine {
             }
             KEYBOARD if value & 0xff == PULSE_RESET => shutdown("reset by the keyboard controller"),
             CONTROL_A if value & 1 != 0 => shutdown("reset by system control port A"),
+            PM_CONTROL if value & SLEEP != 0 => shutdown("power-off by the chipset"),
             _ if access.covers(RESET)
                 && access.width != PortWidth::Dword
                 && reset_byte(access, value) & 4 != 0 =>

@@ -1,4 +1,5 @@
-//! NMIs: every one is the guest's, but the host has to take it first.
+//! NMIs: the host has to take every one first. Those by which processors summon each other ([`crate::cpus`]) end there; the others are the
+//! guest's.
 //!
 //! | state | meaning |
 //! |---|---|
@@ -6,10 +7,13 @@
 //! | `Masked` | it is, until its IRET, which exits |
 //! | `Pending` | as `Masked`, and another NMI waits |
 //!
-//! Known gap: the one that waits is delivered right before the IRET, not right behind it.
+//! Known gaps: the one that waits is delivered right before the IRET, not right behind it; a device's NMI that comes while a summons is on
+//! its way is lost, as two of a device's own are.
 
-use super::Machine;
+use super::start::Changed;
+use super::{Machine, Stop};
 use crate::arch::register;
+use crate::cpus::Summons;
 use crate::event::Event;
 use crate::vmcb::Intercepts1;
 
@@ -22,14 +26,29 @@ pub(super) enum Nmi {
 }
 
 impl Machine {
-    /// Answers an NMI. It comes between two instructions, so that no other event is on its way.
+    /// Answers an NMI.
     #[cold]
-    pub(super) fn take_nmi(&mut self) {
+    pub(super) fn take_nmi(&mut self) -> Result<(), Stop> {
         register::take_nmi();
+        let summons = self.cpus.take(self.number);
+        if summons.contains(Summons::STATE) && self.change_state()? == Changed::Yes {
+            return Ok(());
+        }
+        if !summons.is_empty() && !summons.contains(Summons::NMI) {
+            self.vcpu.resume();
+            return Ok(());
+        }
+        if Event::from_field(self.vcpu.vmcb.exit_int_info).is_some() {
+            // The event comes first.
+            self.vcpu.resume();
+            self.cpus.summon(self.number, Summons::NMI);
+            return Ok(());
+        }
         match self.nmi {
             Nmi::Open => self.deliver_nmi(),
             Nmi::Masked | Nmi::Pending => self.nmi = Nmi::Pending,
         }
+        Ok(())
     }
 
     /// Answers the IRET that ends an NMI's handler.

@@ -6,6 +6,7 @@
 
 use alloc::format;
 use alloc::string::ToString;
+use core::sync::atomic::Ordering;
 
 use vmmu::Unprotected;
 use vmmu::addr::{Gpa, Gva, Level};
@@ -21,10 +22,10 @@ impl Memory {
     /// Answers a write to a protected guest table that can't be emulated: the protection goes. An instruction that writes the table of its own
     /// translation is told by coming back (scenario L3).
     pub fn unprotect(&mut self, gpa: Gpa, rip: u64, gva: Gva) -> Answer {
-        if !self.mmu.may_be_protected() {
+        if !self.unit.mmu.may_be_protected() {
             return Answer::Resume;
         }
-        match self.vcpu().unprotect(gpa, rip, gva) {
+        match self.vcpu.unprotect(gpa, rip, gva) {
             Ok(Unprotected::Retry | Unprotected::NotProtected) => self.again = 0,
             Ok(Unprotected::Again) => self.again += 1,
             Err(error) => return Answer::Refused(error.to_string()),
@@ -40,7 +41,7 @@ impl Memory {
     /// Translates an access of the guest, if the processor could do it without setting accessed and dirty bits in the guest's tables.
     pub fn translate_used(&self, gva: Gva, kind: AccessKind, privilege: Privilege) -> Option<Gpa> {
         const ACCESSED: u64 = 1 << 5;
-        let walk = self.vcpu().translate(gva, kind, privilege).ok()?.ok()?;
+        let walk = self.vcpu.translate(gva, kind, privilege).ok()?.ok()?;
         // Page-directory pointers of PAE paging have no accessed bit.
         let used = |entry: GpteRecord| {
             entry.gpte.raw() & ACCESSED != 0
@@ -52,12 +53,12 @@ impl Memory {
 
     /// Reports a store in the guest's name.
     pub fn stored(&self, gpa: Gpa, len: u64) {
-        self.mmu.guest_wrote(gpa, len);
+        self.unit.mmu.guest_wrote(gpa, len);
     }
 
     /// Notes that an instruction was emulated.
-    pub const fn emulated(&mut self) {
+    pub fn emulated(&mut self) {
         self.again = 0;
-        self.emulated += 1;
+        self.unit.emulated.fetch_add(1, Ordering::Relaxed);
     }
 }

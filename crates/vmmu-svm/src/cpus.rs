@@ -1,0 +1,255 @@
+//! The guest's processors as they see each other: kicks, NMIs, INIT and start-up.
+//!
+//! Key types: [`Cpus`], [`Summons`], [`Start`]. The guest's processor `n` runs on the host's processor with local APIC identifier `n`.
+//! Who wants something of another says what, and sends it an NMI, which takes it out of its guest or out of its wait.
+//!
+//! State of a processor, one atomic word:
+//!
+//! | word | meaning | changed by |
+//! |---|---|---|
+//! | running | it executes the guest | itself, from start-up |
+//! | INIT | an INIT has come | any processor, from running or start-up |
+//! | waiting | it waits for a start-up | itself, from INIT |
+//! | start-up, page | it is to start there, from reset | any processor, from INIT or waiting |
+//!
+//! Invariants:
+//! 1. An NMI is sent when summons go from none to some, and only then: there is at most one of the host's on its way to a processor, and
+//!    one that finds no summons is the guest's own.
+//! 2. The state is stored before the summons, and read after they are taken.
+
+use alloc::boxed::Box;
+use core::num::NonZeroU8;
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use bitflags::bitflags;
+use vmmu::host::VcpuId;
+
+use crate::arch::apic::{LocalApic, Signal};
+
+bitflags! {
+    /// What one processor wants of another.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub struct Summons: u32 {
+        /// That it leaves its guest.
+        const KICK = 1 << 0;
+        /// That its guest gets an NMI.
+        const NMI = 1 << 1;
+        /// That it looks at its state.
+        const STATE = 1 << 2;
+    }
+}
+
+/// What a processor whose state has changed does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Start {
+    /// It goes on.
+    Running,
+    /// It is reset, and waits.
+    Waits,
+    /// It is reset, and starts in real mode in this page.
+    At(u8),
+}
+
+const RUNNING: u32 = 0;
+const INIT: u32 = 1;
+const WAITING: u32 = 2;
+const START_UP: u32 = 0x100;
+
+/// All processors.
+#[derive(Debug)]
+pub struct Cpus {
+    cpus: Box<[Cpu]>,
+    /// The local APIC of whoever asks.
+    pub apic: LocalApic,
+}
+
+#[derive(Debug)]
+#[repr(align(64))]
+struct Cpu {
+    summons: AtomicU32,
+    state: AtomicU32,
+    /// What the guest wrote to the registers by which logical destinations are told.
+    logical: AtomicU32,
+    format: AtomicU32,
+}
+
+impl Cpus {
+    /// Makes `count` processors, of which the first runs and the others wait for their start-up.
+    pub fn new(count: NonZeroU8, apic: LocalApic) -> Self {
+        let cpu = |number| Cpu {
+            summons: AtomicU32::new(0),
+            state: AtomicU32::new(if number == 0 { RUNNING } else { WAITING }),
+            logical: AtomicU32::new(0),
+            format: AtomicU32::new(u32::MAX),
+        };
+        Self {
+            cpus: (0..count.get()).map(cpu).collect(),
+            apic,
+        }
+    }
+    /// Returns their numbers.
+    pub fn numbers(&self) -> impl Iterator<Item = VcpuId> + use<> {
+        (0..self.cpus.len() as u16).map(VcpuId)
+    }
+    fn get(&self, number: VcpuId) -> Option<&Cpu> {
+        self.cpus.get(usize::from(number.0))
+    }
+
+    /// Summons a processor. Also called when it is summoned already: the NMI that is on its way will do.
+    pub fn summon(&self, number: VcpuId, summons: Summons) {
+        let Some(cpu) = self.get(number) else {
+            return;
+        };
+        // Release: the state stored before. Acquire pairs with `take`, for nothing more than the order of the two.
+        if cpu.summons.fetch_or(summons.bits(), Ordering::AcqRel) == 0 {
+            self.apic.send(number.0 as u8, Signal::Nmi);
+        }
+    }
+    /// Takes what the others want of this processor.
+    pub fn take(&self, number: VcpuId) -> Summons {
+        let taken = self
+            .get(number)
+            .map_or(0, |cpu| cpu.summons.swap(0, Ordering::AcqRel));
+        Summons::from_bits_retain(taken)
+    }
+
+    /// Notes an INIT for a processor, and summons it.
+    pub fn init(&self, number: VcpuId) {
+        let change = |state| (state != WAITING).then_some(INIT);
+        self.change(number, change);
+    }
+    /// Notes a start-up for a processor, and summons it; one that is not waiting for it never learns.
+    pub fn start_up(&self, number: VcpuId, page: u8) {
+        let change = |state| matches!(state, INIT | WAITING).then_some(START_UP | u32::from(page));
+        self.change(number, change);
+    }
+    fn change(&self, number: VcpuId, change: impl FnMut(u32) -> Option<u32>) {
+        let changed = self.get(number).is_some_and(|cpu| {
+            cpu.state
+                .fetch_update(Ordering::AcqRel, Ordering::Acquire, change)
+                .is_ok()
+        });
+        if changed {
+            self.summon(number, Summons::STATE);
+        }
+    }
+    /// Says what this processor is to do, and counts it as done.
+    pub fn answer(&self, number: VcpuId) -> Start {
+        let Some(cpu) = self.get(number) else {
+            return Start::Running;
+        };
+        let change = |state| {
+            Some(if state == INIT || state == WAITING {
+                WAITING
+            } else {
+                RUNNING
+            })
+        };
+        let found = cpu
+            .state
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, change)
+            .unwrap_or_else(|state| state);
+        match found {
+            RUNNING => Start::Running,
+            INIT | WAITING => Start::Waits,
+            start => Start::At(start as u8),
+        }
+    }
+
+    /// Notes a write to the register of this processor's logical destination.
+    pub fn set_logical(&self, number: VcpuId, value: u32) {
+        if let Some(cpu) = self.get(number) {
+            cpu.logical.store(value, Ordering::Relaxed);
+        }
+    }
+    /// Notes a write to the register of its format.
+    pub fn set_format(&self, number: VcpuId, value: u32) {
+        if let Some(cpu) = self.get(number) {
+            cpu.format.store(value, Ordering::Relaxed);
+        }
+    }
+    /// Tells whether a logical destination names a processor (AMD APM vol. 2, section 16.6.1).
+    pub fn is_logical(&self, number: VcpuId, destination: u8) -> bool {
+        const FLAT: u32 = 0xf;
+        self.get(number).is_some_and(|cpu| {
+            let logical = (cpu.logical.load(Ordering::Relaxed) >> 24) as u8;
+            if destination == u8::MAX || cpu.format.load(Ordering::Relaxed) >> 28 == FLAT {
+                return destination & logical != 0;
+            }
+            destination >> 4 == logical >> 4 && destination & logical & 0xf != 0
+        })
+    }
+}
+
+#[cfg(test)]
+mod processors_summon_each_other {
+    use super::*;
+    use crate::arch::apic::ApicRegister;
+
+    fn cpus() -> Cpus {
+        Cpus::new(NonZeroU8::new(3).unwrap(), LocalApic::on_heap())
+    }
+    const ONE: VcpuId = VcpuId(1);
+
+    #[test]
+    fn with_one_nmi_for_all_that_is_wanted_at_a_time() {
+        let cpus = cpus();
+        let sent = || {
+            let command = cpus.apic.read(ApicRegister::COMMAND);
+            cpus.apic.write(ApicRegister::COMMAND, 0);
+            command != 0
+        };
+        cpus.summon(ONE, Summons::KICK);
+        assert!(sent());
+        cpus.summon(ONE, Summons::NMI);
+        assert!(!sent());
+        assert_eq!(cpus.take(ONE), Summons::KICK | Summons::NMI);
+        assert_eq!(cpus.take(ONE), Summons::empty());
+        cpus.summon(ONE, Summons::KICK);
+        assert!(sent());
+    }
+
+    #[test]
+    fn to_start_after_an_init_only_and_once() {
+        let cpus = cpus();
+        assert_eq!(cpus.answer(ONE), Start::Waits);
+        cpus.start_up(ONE, 0x99);
+        assert_eq!(cpus.take(ONE), Summons::STATE);
+        assert_eq!(cpus.answer(ONE), Start::At(0x99));
+        assert_eq!(cpus.answer(ONE), Start::Running);
+        // The second start-up that systems send comes to a processor that runs.
+        cpus.start_up(ONE, 0x99);
+        assert_eq!(
+            (cpus.take(ONE), cpus.answer(ONE)),
+            (Summons::empty(), Start::Running)
+        );
+        // Both before it has looked.
+        cpus.init(ONE);
+        cpus.start_up(ONE, 0x10);
+        assert_eq!(cpus.answer(ONE), Start::At(0x10));
+        cpus.init(ONE);
+        assert_eq!(
+            (cpus.answer(ONE), cpus.answer(ONE)),
+            (Start::Waits, Start::Waits)
+        );
+    }
+
+    #[test]
+    fn by_their_logical_destinations() {
+        let cpus = cpus();
+        for number in cpus.numbers() {
+            cpus.set_logical(number, 1 << (24 + number.0));
+        }
+        let named = |destination| {
+            let is_named = |number: &VcpuId| cpus.is_logical(*number, destination);
+            cpus.numbers().filter(is_named).map(|n| n.0).sum::<u16>()
+        };
+        assert_eq!((named(2), named(0xff), named(0x10)), (1, 3, 0));
+        for number in cpus.numbers() {
+            cpus.set_format(number, 0x0fff_ffff);
+            cpus.set_logical(number, u32::from(0x10u16 | 1 << number.0) << 24);
+        }
+        assert_eq!((named(0x12), named(0x17), named(0x27)), (1, 3, 0));
+    }
+}
