@@ -4,7 +4,7 @@
 //!
 //! begin raises `busy`, then walks and flushes; end raises the sequence, then lowers `busy`. An installer takes its snapshot before it looks a frame
 //! up, and compares under the gfn lock (the direct engine: under the table lock): either the walk comes later and finds its entry, or it sees `busy` or
-//! the new sequence.
+//! the new sequence. A slot's change is such a pair by itself; its walk comes after it, and installers see the slots' new generation.
 //!
 //! Invariants:
 //! 1. Counts are sharded by 2 MiB region; what may become a 1 GiB leaf compares a count that is raised with every shard.
@@ -202,8 +202,11 @@ impl<H: Host, O: Observer> Mmu<H, O> {
     fn change_slot(&self, id: SlotId, flags: Option<SlotFlags>) -> Result<(), Error> {
         let call = self.call();
         let (slot, space) = self.slots.get(id).ok_or(Error::NoSuchSlot(id))?;
-        let _invalidation = self.begin(slot.base, slot.frames);
+        // Marks see the old slot and are waited for, or the new one. Installers compare the table's generation under the lock that the walk below takes:
+        // they are refused, or found. So the walk, which may be long, keeps no fault away.
+        let short = self.begin(slot.base, slot.frames);
         self.slots.update(&call.locks, &slot, flags)?;
+        drop(short);
         if flags.is_none() && !call.is_direct_engine() {
             // The guest's tables went with the slot: another one at the same place has other ones, and nobody reports that.
             let mut debt = Debt::new(&call);
