@@ -6,6 +6,7 @@
 //! Invariants:
 //! 1. A frame written since the last harvest returned is in the next one (rule R10); a frame may be reported once too often, never too seldom.
 //! 2. An entry that disappears with W or D set marks its frame at once, and again after the flush.
+//! 3. A gfn lock is held for the mappings of at most 64 frames.
 
 use crate::Error;
 use crate::addr::Gfn;
@@ -84,7 +85,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         taken
     }
 
-    /// Takes the log of a region, and WRITE from the leaves of its frames.
+    /// Takes the log of a region, and WRITE from the leaves of its frames: of 64 frames under one lock.
     fn take_shadow(
         &self,
         first: Gfn,
@@ -92,18 +93,41 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         mask: &[u64; 8],
         debt: &mut Debt<'_, 'm, H, O>,
     ) -> [u64; 8] {
+        let (mut left, mut all) = (*mask, [0; 8]);
+        while self.take_word(first, space, &mut left, &mut all, debt) {}
+        all
+    }
+
+    /// Takes the log of the next 64 frames that have something in it; tells whether there were any.
+    fn take_word(
+        &self,
+        first: Gfn,
+        space: AddressSpace,
+        left: &mut [u64; 8],
+        all: &mut [u64; 8],
+        debt: &mut Debt<'_, 'm, H, O>,
+    ) -> bool {
         let mut stripe = self.mmu.frames.lock(&self.locks, first);
-        let taken = stripe
-            .region(first)
-            .map_or([0; 8], |(region, _)| region.take_dirty(space, mask));
-        if !mutant!(HarvestKeepsWrite) {
-            each(first, &taken, |gfn| self.protect(&mut stripe, gfn, debt));
+        for word in 0..left.len() {
+            let mut mask = [0; 8];
+            mask[word] = core::mem::take(&mut left[word]);
+            let taken = stripe
+                .region(first)
+                .map_or([0; 8], |(region, _)| region.take_dirty(space, &mask));
+            if taken[word] == 0 {
+                continue;
+            }
+            if !mutant!(HarvestKeepsWrite) {
+                each(first, &taken, |gfn| self.protect(&mut stripe, gfn, debt));
+            }
+            // Narrowing has marked the frames again; what it stands for is in `taken`, and flushed before the caller copies anything.
+            if let Some((region, _)) = stripe.region(first) {
+                let _ = region.take_dirty(space, &taken);
+            }
+            all[word] = taken[word];
+            return true;
         }
-        // Narrowing has marked the frames again; what it stands for is in `taken`, and flushed before the caller copies anything.
-        if let Some((region, _)) = stripe.region(first) {
-            let _ = region.take_dirty(space, &taken);
-        }
-        taken
+        false
     }
 
     /// As [`Call::take_shadow`]; no gfn lock is held while table locks are taken. A fault that makes a frame writable again marks it again.
