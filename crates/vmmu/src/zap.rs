@@ -44,7 +44,11 @@ impl<H: Host, O: Observer> Mmu<H, O> {
             let mut next = ids.start;
             while next < ids.end {
                 let until = (next + STEP as u32).min(ids.end);
-                zapped += self.call().zap_step(next..until, before, loaded);
+                let mut call = self.call();
+                zapped += call.zap_step(next..until, before, loaded);
+                // What it retires it gives back itself, or faults would.
+                call.guard = None;
+                call.reap(2 * STEP);
                 next = until;
             }
         }
