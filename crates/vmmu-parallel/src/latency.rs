@@ -59,10 +59,8 @@ pub enum Phase {
     Protect,
     /// It takes the log, which write-protects what was written.
     Harvest,
-    /// It maps the many pages again; not reported.
+    /// It prepares the next; not reported.
     Preparing,
-    /// No more.
-    End,
 }
 
 impl Phase {
@@ -77,8 +75,7 @@ impl Phase {
             Self::Zap => "zaps everything",
             Self::Protect => "has writes logged",
             Self::Harvest => "takes the log",
-            Self::Preparing => "maps",
-            Self::End => "ends",
+            Self::Preparing => "prepares",
         }
     }
 }
@@ -188,25 +185,25 @@ impl Large {
     /// Does what is reported, again and again.
     fn act(&self, scale: &Scale, phase: &Current) -> Result<(), Trouble> {
         for _ in 0..scale.repeats {
-            phase.set(Phase::Preparing);
             self.fill()?;
-            phase.set(Phase::Calm);
+            phase.next(Phase::Calm);
             let begun = Instant::now();
             while begun.elapsed() < scale.calm {
                 core::hint::spin_loop();
             }
-            phase.set(Phase::Zap);
+            phase.next(Phase::Zap);
             self.mmu.zap_all();
-            phase.set(Phase::Preparing);
+            phase.next(Phase::Preparing);
             self.fill()?;
-            phase.set(Phase::Protect);
+            phase.next(Phase::Protect);
             self.mmu.set_slot_flags(self.slot, SlotFlags::LOG_DIRTY)?;
-            phase.set(Phase::Preparing);
+            phase.next(Phase::Preparing);
             self.fill()?;
-            phase.set(Phase::Harvest);
+            phase.next(Phase::Harvest);
             self.mmu.harvest_dirty(self.slot, |_| {})?;
-            phase.set(Phase::Preparing);
+            phase.next(Phase::Preparing);
             self.mmu.set_slot_flags(self.slot, SlotFlags::empty())?;
+            phase.next(Phase::Preparing);
         }
         Ok(())
     }
@@ -214,7 +211,7 @@ impl Large {
     /// Faults until the end; adds each to its phase's.
     fn suffer(&self, phase: &Current, seen: &mut Seen) -> Result<(), Trouble> {
         let vcpu = self.vcpu(0)?;
-        while phase.get() != Phase::End {
+        while phase.get() != Current::END {
             for page in 0..TOUCHED {
                 forget_use(&self.mmu.host().0, self.roots[0], touched(page));
             }
@@ -226,14 +223,7 @@ impl Large {
                 // The pages are not mapped: each is a fault.
                 root = self.access(&vcpu, root, touched(page))?;
                 let took = begun.elapsed();
-                let after = phase.get();
-                // What an action delays belongs to it, when it ends or begins in between too.
-                let belongs = match before {
-                    Phase::Calm if after != Phase::Calm => continue,
-                    Phase::Preparing => after,
-                    _ => before,
-                };
-                seen.add(belongs, took);
+                seen.add(belongs(before, phase.get()), took);
             }
             vcpu.exited();
         }
@@ -241,32 +231,59 @@ impl Large {
     }
 }
 
-/// The phase, for both threads.
-struct Current(AtomicU32);
-
-const PHASES: [Phase; 6] = [
+/// The phases of a repetition, in order.
+const ORDER: [Phase; 8] = [
+    Phase::Preparing,
     Phase::Calm,
     Phase::Zap,
+    Phase::Preparing,
     Phase::Protect,
+    Phase::Preparing,
     Phase::Harvest,
     Phase::Preparing,
-    Phase::End,
 ];
 
+/// How many phases there were, for both threads.
+struct Current(AtomicU32);
+
 impl Current {
-    fn set(&self, phase: Phase) {
-        self.0.store(phase as u32, Ordering::SeqCst);
+    const END: u32 = u32::MAX;
+
+    /// Begins the next phase.
+    fn next(&self, phase: Phase) {
+        let now = self.0.fetch_add(1, Ordering::SeqCst) + 1;
+        debug_assert_eq!(ORDER[now as usize % ORDER.len()], phase);
     }
 
-    fn get(&self) -> Phase {
-        PHASES[self.0.load(Ordering::SeqCst) as usize % PHASES.len()]
+    fn end(&self) {
+        self.0.store(Self::END, Ordering::SeqCst);
+    }
+
+    fn get(&self) -> u32 {
+        self.0.load(Ordering::SeqCst)
     }
 }
 
+/// Returns the phase that a fault belongs to: an action that it met, or none.
+fn belongs(before: u32, after: u32) -> Phase {
+    let met = (before..=after.min(before.saturating_add(ORDER.len() as u32)))
+        .map(|at| ORDER[at as usize % ORDER.len()]);
+    let acted = met
+        .clone()
+        .find(|phase| !matches!(phase, Phase::Calm | Phase::Preparing));
+    acted.unwrap_or(if before == after {
+        ORDER[before as usize % ORDER.len()]
+    } else {
+        Phase::Preparing
+    })
+}
+
+const PHASES: usize = Phase::Preparing as usize + 1;
+
 /// What was seen in each phase.
 struct Seen {
-    took: [Vec<u64>; PHASES.len()],
-    interrupted: [usize; PHASES.len()],
+    took: [Vec<u64>; PHASES],
+    interrupted: [usize; PHASES],
     clocks: Clocks,
 }
 
@@ -274,7 +291,7 @@ impl Seen {
     fn new() -> Self {
         Self {
             took: Default::default(),
-            interrupted: [0; PHASES.len()],
+            interrupted: [0; PHASES],
             clocks: Clocks::read(),
         }
     }
@@ -320,7 +337,6 @@ pub fn measure(scale: &Scale) -> Result<Vec<Latencies>, Trouble> {
     let cpus = processors(2)?;
     let large = Large::new(scale.pages)?;
     let phase = Current(AtomicU32::new(0));
-    phase.set(Phase::Preparing);
     let seen = std::sync::Mutex::new(None);
     together(
         &cpus,
@@ -335,7 +351,7 @@ pub fn measure(scale: &Scale) -> Result<Vec<Latencies>, Trouble> {
                 done
             } else {
                 let done = large.act(scale, &phase);
-                phase.set(Phase::End);
+                phase.end();
                 done
             }
         },
