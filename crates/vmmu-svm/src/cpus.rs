@@ -16,6 +16,7 @@
 //! 1. An NMI is sent when summons go from none to some, and only then: there is at most one of the host's on its way to a processor, and
 //!    one that finds no summons is the guest's own.
 //! 2. The state is stored before the summons, and read after they are taken.
+//! 3. Who waits for a processor that it has kicked may sleep while it is among the waiters: whoever takes it off wakes it.
 
 use alloc::boxed::Box;
 use core::num::NonZeroU8;
@@ -24,7 +25,8 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use bitflags::bitflags;
 use vmmu::host::VcpuId;
 
-use crate::arch::apic::{LocalApic, Signal};
+use crate::arch::apic::{ApicRegister, LocalApic, Signal};
+use crate::arch::register;
 
 bitflags! {
     /// What one processor wants of another.
@@ -36,6 +38,8 @@ bitflags! {
         const NMI = 1 << 1;
         /// That it looks at its state.
         const STATE = 1 << 2;
+        /// That it ends its wait: whom it has kicked has left its guest.
+        const WAKE = 1 << 3;
     }
 }
 
@@ -56,6 +60,9 @@ const INIT: u32 = 1;
 const WAITING: u32 = 2;
 const START_UP: u32 = 0x100;
 
+/// How many rounds a wait spins before it sleeps: a little longer than a kick takes when the processor runs.
+const SPIN: u32 = 64;
+
 /// All processors.
 #[derive(Debug)]
 pub struct Cpus {
@@ -69,6 +76,10 @@ pub struct Cpus {
 struct Cpu {
     summons: AtomicU32,
     state: AtomicU32,
+    /// Who waits until this one has left its guest, one bit each.
+    waiters: AtomicU32,
+    /// Whom this one has kicked last.
+    kicked: AtomicU32,
     /// What the guest wrote to the registers by which logical destinations are told.
     logical: AtomicU32,
     format: AtomicU32,
@@ -77,9 +88,11 @@ struct Cpu {
 impl Cpus {
     /// Makes `count` processors, of which the first runs and the others wait for their start-up.
     pub fn new(count: NonZeroU8, apic: LocalApic) -> Self {
-        let cpu = |number| Cpu {
+        let cpu = |number: u8| Cpu {
             summons: AtomicU32::new(0),
             state: AtomicU32::new(if number == 0 { RUNNING } else { WAITING }),
+            waiters: AtomicU32::new(0),
+            kicked: AtomicU32::new(number.into()),
             logical: AtomicU32::new(0),
             format: AtomicU32::new(u32::MAX),
         };
@@ -106,12 +119,72 @@ impl Cpus {
             self.apic.send(number.0 as u8, Signal::Nmi);
         }
     }
-    /// Takes what the others want of this processor.
+    /// Takes what the others want of this processor, which is outside its guest.
     pub fn take(&self, number: VcpuId) -> Summons {
-        let taken = self
-            .get(number)
-            .map_or(0, |cpu| cpu.summons.swap(0, Ordering::AcqRel));
+        let Some(cpu) = self.get(number) else {
+            return Summons::empty();
+        };
+        let taken = cpu.summons.swap(0, Ordering::AcqRel);
+        self.wake_waiters(cpu);
         Summons::from_bits_retain(taken)
+    }
+
+    /// Makes a processor leave its guest.
+    pub fn kick(&self, number: VcpuId) {
+        let own = self.own();
+        if let (Some(cpu), Some(waiter)) = (self.get(number), self.get(own)) {
+            waiter.kicked.store(number.0.into(), Ordering::Relaxed);
+            // Before the summons: whoever takes them finds the waiter.
+            cpu.waiters.fetch_or(1 << own.0, Ordering::AcqRel);
+            self.summon(number, Summons::KICK);
+        }
+    }
+    /// Passes the time in a wait for another processor. This one is outside its guest.
+    ///
+    /// After some rounds it sleeps, if it has kicked one that has not answered: the processor underneath may be another's meanwhile.
+    pub fn relax(&self, round: u32) {
+        core::hint::spin_loop();
+        if round < SPIN {
+            return;
+        }
+        let own = self.own();
+        let Some(cpu) = self.get(own) else {
+            return;
+        };
+        self.wake_waiters(cpu);
+        let kicked = cpu.kicked.load(Ordering::Relaxed);
+        let waits = self
+            .get(VcpuId(kicked as u16))
+            .is_some_and(|kicked| kicked.waiters.load(Ordering::Acquire) & 1 << own.0 != 0);
+        if waits {
+            register::wait_for_nmi();
+            self.pass_on(own);
+        }
+    }
+    /// Takes the summons of a wait's end, and makes those that are not for the wait come again in the guest.
+    fn pass_on(&self, own: VcpuId) {
+        let mut taken = self.take(own);
+        if taken.is_empty() {
+            taken = Summons::NMI;
+        }
+        // A flush that was asked for by a kick is done on the way into the guest.
+        let rest = taken - Summons::WAKE - Summons::KICK;
+        if !rest.is_empty() {
+            self.summon(own, rest);
+        }
+    }
+    fn wake_waiters(&self, cpu: &Cpu) {
+        if cpu.waiters.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        let waiters = cpu.waiters.swap(0, Ordering::AcqRel);
+        for number in self.numbers().filter(|number| waiters & 1 << number.0 != 0) {
+            self.summon(number, Summons::WAKE);
+        }
+    }
+    /// Returns the number of the processor that asks.
+    fn own(&self) -> VcpuId {
+        VcpuId((self.apic.read(ApicRegister::ID) >> 24) as u16)
     }
 
     /// Notes an INIT for a processor, and summons it.
@@ -185,7 +258,6 @@ impl Cpus {
 #[cfg(test)]
 mod processors_summon_each_other {
     use super::*;
-    use crate::arch::apic::ApicRegister;
 
     fn cpus() -> Cpus {
         Cpus::new(NonZeroU8::new(3).unwrap(), LocalApic::on_heap())
@@ -208,6 +280,22 @@ mod processors_summon_each_other {
         assert_eq!(cpus.take(ONE), Summons::empty());
         cpus.summon(ONE, Summons::KICK);
         assert!(sent());
+    }
+
+    #[test]
+    fn and_wake_who_waits_for_their_answer() {
+        let cpus = cpus();
+        // This test is processor 0, by the identifier in its registers.
+        cpus.kick(ONE);
+        assert_eq!(cpus.take(VcpuId(0)), Summons::empty());
+        assert_eq!(cpus.take(ONE), Summons::KICK);
+        assert_eq!(cpus.take(VcpuId(0)), Summons::WAKE);
+        // What came for the guest while it slept comes again; a device's NMI has no summons.
+        cpus.summon(VcpuId(0), Summons::STATE | Summons::WAKE | Summons::KICK);
+        cpus.pass_on(VcpuId(0));
+        assert_eq!(cpus.take(VcpuId(0)), Summons::STATE);
+        cpus.pass_on(VcpuId(0));
+        assert_eq!(cpus.take(VcpuId(0)), Summons::NMI);
     }
 
     #[test]

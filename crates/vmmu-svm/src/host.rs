@@ -13,7 +13,7 @@ use vmmu::host::{
 
 use crate::arch::guest_ram::GuestRam;
 use crate::arch::physical::TableWord;
-use crate::cpus::{Cpus, Summons};
+use crate::cpus::Cpus;
 use crate::tables::TableFrames;
 
 /// Marks the token of a slot of device memory.
@@ -178,6 +178,9 @@ fn alike(pfn: Pfn, frame: BackedFrame) -> Level {
 impl Processors for SvmHost {
     type Gate = vmmu::gate::Fenced;
     fn kick(&self, vcpu: VcpuId) {
-        self.cpus.summon(vcpu, Summons::KICK);
+        self.cpus.kick(vcpu);
+    }
+    fn relax(&self, round: u32) {
+        self.cpus.relax(round);
     }
 }
