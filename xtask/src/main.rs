@@ -50,7 +50,7 @@ enum Command {
     /// Runs the tests that need no QEMU
     Unit,
     /// Runs the loom tests
-    Loom,
+    Loom(loom::Extent),
     /// Breaks the library on purpose and checks that tests notice
     Mutants(mutants::Selection),
     /// Runs guests on the software machine
@@ -69,7 +69,7 @@ fn main() -> ExitCode {
         Command::Clippy => vec![Part::Clippy],
         Command::Doc => vec![Part::Doc],
         Command::Unit => vec![Part::Unit],
-        Command::Loom => vec![Part::Loom],
+        Command::Loom(extent) => vec![Part::Loom(extent)],
         Command::Mutants(selection) => vec![Part::Mutants(selection)],
         Command::Software => vec![Part::Software],
         Command::Matrix => vec![Part::Matrix],

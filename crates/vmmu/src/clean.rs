@@ -196,11 +196,18 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
                 return (Cleaned::Clean, Derived::Same);
             }
             if !flags.contains(Flags::COUNTED) {
-                page.set_flags(flags | Flags::COUNTED);
+                if mutant!(TrackInTwoSections) {
+                    self.protect(&mut stripe, gfn, debt);
+                    drop(stripe);
+                    stripe = self.mmu.frames.lock(&self.locks, gfn);
+                }
+                page.set_flags(page.flags() | Flags::COUNTED);
                 if let Some((region, _)) = stripe.region(gfn) {
                     region.set_tracked(gfn, true);
                 }
-                self.protect(&mut stripe, gfn, debt);
+                if !mutant!(TrackInTwoSections) {
+                    self.protect(&mut stripe, gfn, debt);
+                }
             }
             if mutant!(UnlistBeforeClean) && flags.contains(Flags::LISTED) {
                 page.set_flags(page.flags() - Flags::LISTED);
@@ -240,6 +247,13 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         let mut stripe = self.mmu.frames.lock(&self.locks, gfn);
         if mutant!(EpochBeforeList) {
             self.mmu.epoch.fetch_add(1, Ordering::AcqRel);
+        }
+        if mutant!(UntrackFirst) {
+            if let Some((region, _)) = stripe.region(gfn) {
+                region.set_tracked(gfn, false);
+            }
+            drop(stripe);
+            stripe = self.mmu.frames.lock(&self.locks, gfn);
         }
         let (mut pages, mut listed, mut len) = ([PageId(0); 8], [0; 8], 0);
         let mut new = 0;
@@ -307,7 +321,12 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
             };
             // A page that was left unsync has to be looked at by the next load too.
             if left == Left::Nothing || mutant!(EpochThoughUnsync) {
-                page.clean_at.store(epoch, Ordering::Release);
+                let order = if mutant!(CleanAtRelaxed) {
+                    Ordering::Relaxed
+                } else {
+                    Ordering::Release
+                };
+                page.clean_at.store(epoch, order);
             }
             self.count(Event::RootSynced);
             self.catch_up(&behind, debt);

@@ -263,7 +263,10 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         let state = page.lock.lock(&self.locks);
         let again = if !page.is_alive() || self.load(page, index).is_present() {
             Some(Again::Raced)
-        } else if page.record(index) != Record::Empty && self.flush_is_pending() {
+        } else if page.record(index) != Record::Empty
+            && self.flush_is_pending()
+            && !mutant!(SplitBeforeFlush)
+        {
             Some(Again::Flush)
         } else {
             None
@@ -342,7 +345,10 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
                 return Err(Again::Raced);
             }
         } else {
-            if matches!(page.record(index), Record::Link(_)) && self.flush_is_pending() {
+            if matches!(page.record(index), Record::Link(_))
+                && self.flush_is_pending()
+                && !mutant!(CollapseBeforeFlush)
+            {
                 return Err(Again::Flush);
             }
             page.set_record(index, Record::Leaf(gfn));
@@ -449,7 +455,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
             // One word at a time under the lock: 64 entries. The children come after it is dropped.
             let mut children = [None; 64];
             {
-                let _state = page.lock.lock(&self.locks);
+                let _state = (!mutant!(UnmapUnlocked)).then(|| page.lock.lock(&self.locks));
                 for index in present_slots(word, page.present_word(word)) {
                     let at = first + index.get() as u64 * level.frames();
                     if at >= to || at + level.frames() <= from {

@@ -111,13 +111,20 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         for word in 0..left.len() {
             let mut mask = [0; 8];
             mask[word] = core::mem::take(&mut left[word]);
+            if mutant!(HarvestWriteFirst) {
+                let marked = stripe.region(first).and_then(|(r, _)| r.dirty(space));
+                let marked = core::array::from_fn(|i| marked.unwrap_or_default()[i] & mask[i]);
+                each(first, &marked, |gfn| self.protect(&mut stripe, gfn, debt));
+                drop(stripe);
+                stripe = self.mmu.frames.lock(&self.locks, first);
+            }
             let taken = stripe
                 .region(first)
                 .map_or([0; 8], |(region, _)| region.take_dirty(space, &mask));
             if taken[word] == 0 {
                 continue;
             }
-            if !mutant!(HarvestKeepsWrite) {
+            if !mutant!(HarvestKeepsWrite) && !mutant!(HarvestWriteFirst) {
                 each(first, &taken, |gfn| self.protect(&mut stripe, gfn, debt));
             }
             // Narrowing has marked the frames again; what it stands for is in `taken`, and flushed before the caller copies anything.

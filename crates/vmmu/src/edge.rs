@@ -255,12 +255,14 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         {
             return Err(Refused::FlushFirst);
         }
+        let was_right = mutant!(LinkCheckedEarly) && below.is_for(gfn, role);
         let mut stripe = self.mmu.frames.lock(&self.locks, gfn);
         // Rule R4: what the walk demands at this moment, alive and clean.
-        if !below.is_for(gfn, role) && !mutant!(LinkDead) {
+        if !below.is_for(gfn, role) && !mutant!(LinkDead) && !was_right {
             return Err(Refused::Stale);
         }
-        let overlooked = mutant!(LinkUnclean) || (mutant!(LinkDead) && !below.is_alive());
+        let overlooked =
+            mutant!(LinkUnclean) || was_right || (mutant!(LinkDead) && !below.is_alive());
         if !below.flags().contains(Flags::CLEAN) && !overlooked {
             return Err(Refused::Unclean);
         }
@@ -281,7 +283,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
     /// has seen it present under this lock.
     pub(crate) fn remove(&self, stripe: &mut Stripe, edge: SpteRef, debt: &mut Debt<'_, 'm, H, O>) {
         let page = self.page(edge.page());
-        if !mutant!(RemoveOwesNothing) {
+        if !mutant!(RemoveOwesNothing) && !mutant!(OweAfterExchange) {
             debt.owe();
         }
         let record = self.mutated_record(page, edge.slot());
@@ -295,6 +297,9 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
             "{edge:?} with {record:?} is not in its target's list"
         );
         let old = Spte::new(self.mmu.host.exchange(page.table(), edge.slot(), 0));
+        if mutant!(OweAfterExchange) {
+            debt.owe();
+        }
         if let Record::Leaf(gfn) = record {
             self.note_dirty(stripe, page, gfn, old, debt);
         }
@@ -386,6 +391,10 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
             }
             // D goes with W: an entry that cannot be written carries no news.
             let new = old.without(Spte::WRITE | Spte::DIRTY);
+            if mutant!(NarrowBlindly) {
+                self.mmu.host.store(page.table(), edge.slot(), new.raw());
+                break;
+            }
             match self
                 .mmu
                 .host

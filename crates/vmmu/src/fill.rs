@@ -354,7 +354,8 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
     fn lock_filled<'f>(&'f self, filled: &Filled<'f>) -> Result<Guard<'f, TableState>, Refused> {
         let state = filled.page.lock.lock(&self.locks);
         // A slot that is removed takes the pages of its tables along, under their locks: as long as it has not, the table may be read.
-        if !filled.page.is_alive() || self.mmu.slots.generation() != filled.slots {
+        let is_dead = !filled.page.is_alive() && !mutant!(FillDead);
+        if is_dead || self.mmu.slots.generation() != filled.slots {
             return Err(Refused::Stale);
         }
         Ok(state)
@@ -364,8 +365,9 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
     #[inline(always)]
     fn lock_ground(&self, gfn: Gfn, snapshot: Snapshot) -> Result<Guard<'_, Stripe>, Refused> {
         let stripe = self.mmu.frames.lock(&self.locks, gfn);
-        if !self.mmu.shards.is_unchanged(gfn, Level::L1, snapshot)
-            || snapshot.slots != self.mmu.slots.generation()
+        if (!self.mmu.shards.is_unchanged(gfn, Level::L1, snapshot)
+            || snapshot.slots != self.mmu.slots.generation())
+            && !mutant!(FillWithoutCheck)
         {
             return Err(Refused::Stale);
         }

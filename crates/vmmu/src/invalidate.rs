@@ -204,7 +204,7 @@ impl<H: Host, O: Observer> Mmu<H, O> {
         let (slot, space) = self.slots.get(id).ok_or(Error::NoSuchSlot(id))?;
         // Marks see the old slot and are waited for, or the new one. Installers compare the table's generation under the lock that the walk below takes:
         // they are refused, or found. So the walk, which may be long, keeps no fault away.
-        let short = self.begin(slot.base, slot.frames);
+        let short = (!mutant!(SlotChangeUnseen)).then(|| self.begin(slot.base, slot.frames));
         self.slots.update(&call.locks, &slot, flags)?;
         drop(short);
         if flags.is_none() && !call.is_direct_engine() {

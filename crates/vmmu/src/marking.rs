@@ -8,7 +8,8 @@
 //! the announcement.
 //!
 //! Invariants:
-//! 1. Between announcement and end nothing blocks and no lock is taken: the wait is as short as one for a lock.
+//! 1. Between announcement and end nothing blocks, and no lock is taken but the gfn lock of a slot that logs: the wait, which holds none, is as short as
+//!    one for a lock.
 //! 2. A caller announces one region at a time.
 
 use crate::addr::Gfn;
@@ -41,7 +42,9 @@ impl Marking {
         self.0.store(gfn.get() / REGION + 1, Ordering::Relaxed);
         // Full barrier: pairs with the one before `wait`. Without it the caller could see that nothing is invalidated while the invalidation does not
         // see the announcement yet.
-        fence(Ordering::SeqCst);
+        if !mutant!(MarkUnfenced) {
+            fence(Ordering::SeqCst);
+        }
         InFlight(&self.0)
     }
 

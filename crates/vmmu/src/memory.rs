@@ -105,9 +105,10 @@ impl<H: Host, O: Observer> GpteMemory for SlottedMemory<'_, '_, H, O> {
     ) -> Result<CasOutcome, GpteError> {
         let call = self.call;
         let gfn = Gfn::containing(at);
+        let was_idle = mutant!(BusyTestedEarly) && !call.mmu.shards.is_busy(gfn);
         let _in_flight = call.guard.as_ref().map(|guard| guard.announce(gfn));
         // After the announcement: an invalidation that has begun is seen, one that begins now waits.
-        if call.mmu.shards.is_busy(gfn) && !mutant!(MarkWhileTakenBack) {
+        if call.mmu.shards.is_busy(gfn) && !mutant!(MarkWhileTakenBack) && !was_idle {
             return Err(GpteError::Busy);
         }
         let slot = self.call.slot(self.space, gfn).ok_or(GpteError::Missing)?;
@@ -116,6 +117,12 @@ impl<H: Host, O: Observer> GpteMemory for SlottedMemory<'_, '_, H, O> {
         }
         let logs = slot.flags.contains(SlotFlags::LOG_DIRTY);
         let mut stripe = logs.then(|| call.mmu.frames.lock(&call.locks, gfn));
+        if mutant!(MarkInTwoSections)
+            && let Some(mut early) = stripe.take()
+            && let Some((region, _)) = early.region(gfn)
+        {
+            region.mark_dirty(gfn, Level::L1, self.space);
+        }
         let offset = at.page_offset() as u16;
         match call.mmu.host.compare_exchange_gpte(
             slot.backed(gfn),

@@ -47,7 +47,9 @@ impl Presence {
         self.mode.store(IN_GUEST, Ordering::Relaxed);
         // Full barrier: pairs with the one in `flush_all`. Without it a request could be missed here while its requester still
         // sees OUTSIDE.
-        fence(Ordering::SeqCst);
+        if !mutant!(EntryUnfenced) {
+            fence(Ordering::SeqCst);
+        }
     }
 
     /// Tells whether a flush is requested; after [`Presence::arrive`].
@@ -64,11 +66,21 @@ impl Presence {
     /// Counts as outside from now on.
     #[inline]
     pub(crate) fn leave(&self) {
+        let exits = self.exits.load(Ordering::Relaxed).wrapping_add(1);
+        if mutant!(ExitsBeforeMode) {
+            self.exits.store(exits, Ordering::Release);
+            self.mode.store(OUTSIDE, Ordering::Release);
+            return;
+        }
         // Release: what the guest did through its TLB comes before.
         self.mode.store(OUTSIDE, Ordering::Release);
         // After the mode: a requester that read the new count must not find the old mode and wait for the next exit.
-        let exits = self.exits.load(Ordering::Relaxed);
-        self.exits.store(exits.wrapping_add(1), Ordering::Release);
+        let order = if mutant!(ExitsRelaxed) {
+            Ordering::Relaxed
+        } else {
+            Ordering::Release
+        };
+        self.exits.store(exits, order);
     }
 
     fn request(&self) {
@@ -96,12 +108,17 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
             vcpu.presence.request();
         }
         // Full barrier: pairs with the one in `arrive`.
-        fence(Ordering::SeqCst);
+        if !mutant!(RequestUnfenced) {
+            fence(Ordering::SeqCst);
+        }
         for (i, vcpu) in self.mmu.vcpus.iter().enumerate() {
             let presence = &vcpu.presence;
             // The count before the mode: if the CPU leaves in between, the mode says so.
-            let exits = presence.exits.load(Ordering::Acquire);
+            let mut exits = presence.exits.load(Ordering::Acquire);
             if presence.mode.load(Ordering::Acquire) != OUTSIDE {
+                if mutant!(ModeBeforeExits) {
+                    exits = presence.exits.load(Ordering::Acquire);
+                }
                 self.kick_until_left(VcpuId(i as u16), presence, exits);
             }
         }

@@ -54,12 +54,15 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
             return false;
         }
         let above = self.page(above);
-        debt.owe();
+        if !mutant!(PruneOwesLate) {
+            debt.owe();
+        }
         if !mutant!(PruneKeepsLink) {
             let _state = above.lock.lock(&self.locks);
             debug_assert_eq!(above.record(index), Record::Link(id));
             self.mmu.host.exchange(above.table(), index, 0);
         }
+        debt.owe();
         self.drain(page, debt);
         debt.bury(id);
         true
@@ -104,7 +107,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
 
     /// Ends the life of a table without links; tells whether this call did.
     fn end(&self, page: &Page) -> bool {
-        let _state = page.lock.lock(&self.locks);
+        let _state = (!mutant!(EndUnlocked)).then(|| page.lock.lock(&self.locks));
         let has_links = (0..PRESENT_WORDS).any(|word| {
             let slots = present_slots(word, page.present_word(word));
             slots

@@ -94,7 +94,9 @@ impl Grace {
             .store(self.epoch.load(Ordering::Acquire), Ordering::Relaxed);
         // Full barrier: the announcement comes before any look at the structures; pairs with the one in `oldest`. Without it a page
         // could be freed that this call has just found.
-        fence(Ordering::SeqCst);
+        if !mutant!(GuardUnfenced) {
+            fence(Ordering::SeqCst);
+        }
         ReadGuard { slot }
     }
 
@@ -110,7 +112,9 @@ impl Grace {
                         .compare_exchange(IDLE, epoch, Ordering::AcqRel, Ordering::Relaxed)
                         .is_ok()
                 {
-                    fence(Ordering::SeqCst);
+                    if !mutant!(GuardUnfenced) {
+                        fence(Ordering::SeqCst);
+                    }
                     return ReadGuard { slot };
                 }
             }
@@ -123,7 +127,9 @@ impl Grace {
     /// Waits until nobody stores to a frame of the range any more. `busy` has been raised for it; no lock is held.
     pub(crate) fn wait_for_marks(&self, base: Gfn, frames: u64) {
         // Full barrier: pairs with the one in `Marking::announce`.
-        fence(Ordering::SeqCst);
+        if !mutant!(MarkWaitUnfenced) {
+            fence(Ordering::SeqCst);
+        }
         for slot in &self.slots {
             slot.marking.wait(base, frames);
         }

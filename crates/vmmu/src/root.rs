@@ -197,7 +197,7 @@ impl<H: Host, O: Observer> Vcpu<'_, H, O> {
         let Some(root) = roots.find_previous(fits) else {
             return false;
         };
-        let _guard = mmu.grace.enter_vcpu(self.id.0);
+        let _guard = (!mutant!(SwitchUnguarded)).then(|| mmu.grace.enter_vcpu(self.id.0));
         let page = mmu.pool.get(root.id);
         if !mmu.is_clean(page) {
             return false;

@@ -249,8 +249,9 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         } else {
             Purpose::Any
         };
+        let early = mutant!(RecheckBeforeLock).then(|| self.recheck(way, page, index));
         let mut state = page.lock.lock(&self.locks);
-        if !page.is_alive() {
+        if !page.is_alive() && !mutant!(InstallInDead) {
             return Err(Refused::Stale);
         }
         let stands_for_table = !page.role().is_direct() && !mutant!(LeafWithoutRecheck);
@@ -258,7 +259,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
             let installed = self.install_leaf(id, index, leaf, purpose)?;
             return Ok((installed, Window::default()));
         }
-        let gpte = self.recheck(way, page, index)?;
+        let gpte = early.unwrap_or_else(|| self.recheck(way, page, index))?;
         let installed = self.install_leaf(id, index, leaf, purpose)?;
         self.note_derived(page, index, gpte, &mut state);
         // Where the guest uses a page for the first time, its neighbours are seldom in use already.

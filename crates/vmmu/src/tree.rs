@@ -143,7 +143,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
     ) -> Result<(), Refused> {
         let page = self.page(id);
         let mut state = page.lock.lock(&self.locks);
-        if !page.is_alive() {
+        if !page.is_alive() && !mutant!(LinkFromDead) {
             return Err(Refused::Stale);
         }
         let gpte = if page.role().is_direct() || mutant!(LinkWithoutRecheck) {

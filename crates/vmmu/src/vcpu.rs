@@ -394,7 +394,9 @@ impl<'m, H: Host, O: Observer> Vcpu<'m, H, O> {
                     flush: core::mem::take(&mut local.flush),
                 });
             }
-            presence.leave();
+            if !mutant!(ServeInside) {
+                presence.leave();
+            }
             local.flush |= presence.take_requests();
             if !is_alive {
                 // Chosen anew, outside.

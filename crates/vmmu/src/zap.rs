@@ -109,6 +109,10 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         if !flags.contains(Flags::ALIVE) {
             return false;
         }
+        if mutant!(KillInTwoSections) {
+            drop(stripe);
+            stripe = self.mmu.frames.lock(&self.locks, gfn);
+        }
         debt.owe();
         page.set_flags(flags & Flags::ROOT);
         if !mutant!(DeadStaysHashed) {

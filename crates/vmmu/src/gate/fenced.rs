@@ -16,7 +16,9 @@ impl Strategy for Fenced {
         word.0.fetch_add(1, Ordering::Relaxed);
         // Full barrier: pairs with the one in `is_open`. Without it the re-read of the gPTE could precede the count, and the writer's
         // read of the count precede its store: a lost update.
-        fence(Ordering::SeqCst);
+        if !mutant!(CreatorUnfenced) {
+            fence(Ordering::SeqCst);
+        }
     }
 
     fn destroy(&self, word: &Word) {
@@ -27,7 +29,9 @@ impl Strategy for Fenced {
     #[inline]
     fn is_open(&self, word: &Word) -> bool {
         // Full barrier: pairs with the one in `create`.
-        fence(Ordering::SeqCst);
+        if !mutant!(WriterUnfenced) {
+            fence(Ordering::SeqCst);
+        }
         word.0.load(Ordering::Acquire) != 0
     }
 }

@@ -115,10 +115,10 @@ fn an_unsync_during_make_clean_is_not_lost() {
 
 /// The same, where the page is to stay unsync.
 ///
-/// Red if `clean_root` stores the epoch though it left a page unsync.
+/// Red under the mutant EpochThoughUnsync.
 #[test]
 fn a_write_to_a_page_that_stays_unsync_is_not_lost() {
-    unsync_against_root_load("root load that leaves unsync | write", true, 1);
+    unsync_against_root_load("root load that leaves unsync | write", true, 2);
 }
 
 /// T14: a page becomes unsync in the middle of a root load that had nothing to do.

@@ -7,6 +7,7 @@ use crate::addr::Level;
 use crate::debt::Debt;
 use crate::host::{TableMemory, VcpuId};
 use crate::slots::{AddressSpace, SlotFlags};
+use crate::spte::Spte;
 use crate::sync::{AtomicU64, Ordering};
 use loom::thread;
 use std::sync::Arc;
@@ -130,6 +131,61 @@ fn a_flush_does_not_wait_for_a_guest_that_is_back() {
         };
         guest.join().unwrap();
         host.join().unwrap();
+    });
+}
+
+/// Orders 22 and 23: a CPU leaves while a flush looks whether it is inside, and stays outside: nobody waits for its next exit.
+///
+/// Red under the mutants ModeBeforeExits, ExitsBeforeMode, ExitsRelaxed: the flush never returns.
+#[test]
+fn a_flush_does_not_wait_for_a_guest_that_has_left() {
+    explore("flush | exit", || {
+        let mmu = world(SlotFlags::empty());
+        assert!(mmu.vcpu(VcpuId(0)).unwrap().enter().unwrap().flush);
+        loom::explore();
+        let host = {
+            let mmu = Arc::clone(&mmu);
+            thread::spawn(move || bare_call(&mmu).flush_all())
+        };
+        mmu.vcpu(VcpuId(0)).unwrap().exited();
+        host.join().unwrap();
+    });
+}
+
+/// Rule R8: a processor walks from a page to its child, which is zapped: it never walks a freed table.
+///
+/// Red under the mutants FreeBeforeFlush, DropFlush.
+#[test]
+fn a_processor_walks_no_freed_table() {
+    explore("retirement | walk of a processor", || {
+        let mmu = world(SlotFlags::empty());
+        mmu.poke(UPPER, SLOT, gpte(TABLE));
+        let parent = mmu.make_clean_page(UPPER, role(Level::L2, ALL));
+        let child = mmu.make_clean_page(TABLE, role(Level::L1, ALL));
+        mmu.link(parent, child);
+        mmu.run_guest(0);
+        let top = mmu.pool.get(parent).table();
+        loom::explore();
+        let processor = {
+            let mmu = Arc::clone(&mmu);
+            thread::spawn(move || {
+                // It leaves its guest between two walks, not within one.
+                let cpu = mmu.host.cpus[0].lock().unwrap();
+                let link = Spte::new(mmu.host.load(top, SLOT));
+                if cpu.in_guest && link.is_present() {
+                    mmu.host.load(link.pfn(), SLOT);
+                }
+            })
+        };
+        {
+            let call = mmu.call();
+            let mut debt = Debt::new(&call);
+            assert!(call.zap(child, &mut debt));
+            debt.pay();
+        }
+        processor.join().unwrap();
+        loom::stop_exploring();
+        assert_eq!(mmu.grace.waiting(), 0);
     });
 }
 

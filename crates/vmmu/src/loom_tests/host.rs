@@ -20,7 +20,7 @@ use std::sync::{OnceLock, Weak};
 /// What a freed table holds.
 const POISON: u64 = 0xdead_dead_dead_d000;
 /// Tables that the allocator has.
-const TABLES: u64 = 6;
+const TABLES: u64 = 8;
 /// Host frame of the first table.
 const FIRST_TABLE: u64 = 0x100;
 /// Guest frames with entries: 0 to 4.
@@ -78,6 +78,30 @@ impl LoomHost {
             cpu.tlb = self.load(table, slot);
         }
         cpu.tlb
+    }
+
+    /// Sets accessed and dirty bits in an entry, as the processor in its guest does while it walks: DIRTY for a write, which the entry has to allow.
+    /// Fills the TLB, and does `then` before it can be taken out of its guest; tells whether it did.
+    pub(super) fn walk(&self, table: Pfn, slot: Index, bits: u64, then: impl FnOnce()) -> bool {
+        let mut cpu = self.cpus[0].lock().unwrap();
+        let entry = self.entry(table, slot);
+        let mut old = entry.load(Ordering::Acquire);
+        while cpu.in_guest && Spte::new(old).is_present() {
+            if bits & Spte::DIRTY != 0 && old & Spte::WRITE == 0 {
+                return false;
+            }
+            let marked =
+                entry.compare_exchange(old, old | bits, Ordering::AcqRel, Ordering::Acquire);
+            match marked {
+                Ok(_) => {
+                    cpu.tlb = old | bits;
+                    then();
+                    return true;
+                }
+                Err(found) => old = found,
+            }
+        }
+        false
     }
 
     /// Writes a guest entry as the guest does, through the TLB entry that the processor has, if that is writable.

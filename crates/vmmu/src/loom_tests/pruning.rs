@@ -1,10 +1,11 @@
 //! Nested tables taken out of the tree, against faults that are on their way through them, and against the host.
 
-use super::world::{D, LoomMmu, bare_call, explore, frame_of, world_of};
+use super::world::{D, LoomMmu, bare_call, explore, explore_less, frame_of, world_of};
 use crate::addr::{Gpa, Level};
+use crate::audit::Strictness;
 use crate::config::Engine;
 use crate::debt::Debt;
-use crate::host::{FrameLookup, Need, TableMemory};
+use crate::host::{FrameLookup, HostFrame, Need, TableMemory};
 use crate::page::PageId;
 use crate::slots::{AddressSpace, SlotFlags};
 use crate::spte::Spte;
@@ -37,10 +38,19 @@ fn world_with_table(maps: bool) -> (Arc<LoomMmu>, PageId) {
 
 /// Serves a fault on [`D`] once.
 fn fault(mmu: &LoomMmu) {
+    fault_up_to(mmu, Level::L3);
+}
+
+/// The same where the host allows leaves of up to `largest`.
+fn fault_up_to(mmu: &LoomMmu, largest: Level) {
     let call = mmu.call();
     let snapshot = mmu.shards.snapshot(D, Level::L3, &mmu.slots);
     let slot = mmu.slots.find(SPACE, D).unwrap();
-    let host = mmu.host.look_up(slot.backed(D), Need::Read).unwrap();
+    let looked_up = mmu.host.look_up(slot.backed(D), Need::Read).unwrap();
+    let host = HostFrame {
+        largest,
+        ..looked_up
+    };
     let _ = call.direct_map(SPACE, D, &slot, host, false, snapshot);
 }
 
@@ -91,6 +101,25 @@ fn a_pruned_table_takes_no_leaf() {
         fault(&mmu);
         fault(&mmu);
         assert_ne!(walk(&mmu).0, 0);
+    });
+}
+
+/// A table is taken out of the tree while a fault links another one below it: every table that is alive is in the tree.
+///
+/// Red under the mutants EndUnlocked, PruneLinks.
+#[test]
+fn a_pruned_table_links_nothing() {
+    explore_less("prune | link below", || {
+        let (mmu, table) = world_with_table(false);
+        loom::explore();
+        let guest = {
+            let mmu = Arc::clone(&mmu);
+            thread::spawn(move || fault_up_to(&mmu, Level::L2))
+        };
+        prune(&mmu, table);
+        guest.join().unwrap();
+        loom::stop_exploring();
+        mmu.audit(Strictness::Exact).unwrap();
     });
 }
 

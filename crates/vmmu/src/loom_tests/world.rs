@@ -49,10 +49,20 @@ pub(super) const fn gpte(gfn: Gfn) -> u64 {
 
 /// Explores `model` with three preemptions, and prints how many executions that took.
 pub(super) fn explore(name: &str, model: impl Fn() + Send + Sync + 'static) {
+    explore_with(0, name, model);
+}
+
+/// As [`explore`], for a model that is too large for that: with one preemption less.
+pub(super) fn explore_less(name: &str, model: impl Fn() + Send + Sync + 'static) {
+    explore_with(1, name, model);
+}
+
+fn explore_with(less: usize, name: &str, model: impl Fn() + Send + Sync + 'static) {
     let executions = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&executions);
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(builder.preemption_bound.unwrap_or(3));
+    // The builder has what LOOM_MAX_PREEMPTIONS says.
+    builder.preemption_bound = Some(builder.preemption_bound.unwrap_or(3) - less);
     builder.max_branches = 4_000;
     builder.max_threads = 4;
     builder.expect_explicit_explore = true;
@@ -153,6 +163,21 @@ pub(super) fn world_with(
     flags: SlotFlags,
     adjust: impl FnOnce(&mut Config),
 ) -> Arc<LoomMmu> {
+    let frames = if engine == Engine::Shadow {
+        0x400
+    } else {
+        0x4_0000
+    };
+    world_of_slots(engine, &[(0, frames)], flags, adjust)
+}
+
+/// A VM with slots of choice, each by its first frame and its length.
+pub(super) fn world_of_slots(
+    engine: Engine,
+    slots: &[(u64, u64)],
+    flags: SlotFlags,
+    adjust: impl FnOnce(&mut Config),
+) -> Arc<LoomMmu> {
     let mut config = Config {
         max_pages: 8,
         stripes: 2,
@@ -169,18 +194,16 @@ pub(super) fn world_with(
     adjust(&mut config);
     let mmu = Arc::new(Mmu::new(LoomHost::new(), config).unwrap());
     mmu.host.mmu.set(Arc::downgrade(&mmu)).unwrap();
-    mmu.add_slot(&SlotConfig {
-        space: AddressSpace::Normal,
-        base: Gfn::new(0),
-        frames: if engine == Engine::Shadow {
-            0x400
-        } else {
-            0x4_0000
-        },
-        token: MemoryToken(0),
-        flags,
-    })
-    .unwrap();
+    for (base, frames) in slots {
+        mmu.add_slot(&SlotConfig {
+            space: AddressSpace::Normal,
+            base: Gfn::new(*base),
+            frames: *frames,
+            token: MemoryToken(0),
+            flags,
+        })
+        .unwrap();
+    }
     let call = bare_call(&mmu);
     for gfn in [TABLE, D] {
         call.provide(crate::frames::Missing::Region(gfn)).unwrap();
@@ -282,17 +305,27 @@ pub(super) fn frame_of(entry: u64) -> Option<Pfn> {
 impl LoomCall<'_> {
     /// Snapshot, then look-up: what an installer does before it takes a lock.
     pub(super) fn leaf(&self, gfn: Gfn, rights: Rights) -> Leaf {
+        self.leaf_in_slot(gfn, rights).unwrap()
+    }
+
+    /// The same where the slot may have gone, or be read-only.
+    pub(super) fn leaf_in_slot(&self, gfn: Gfn, rights: Rights) -> Option<Leaf> {
         use crate::host::{FrameLookup, Need};
         let snapshot = self.mmu.shards.snapshot(gfn, Level::L2, &self.mmu.slots);
-        let slot = self.mmu.slots.find(AddressSpace::Normal, gfn).unwrap();
+        let slot = self.mmu.slots.find(AddressSpace::Normal, gfn)?;
         let host = self.mmu.host.look_up(slot.backed(gfn), Need::Read).unwrap();
-        Leaf {
+        let withheld = if slot.flags.contains(SlotFlags::READ_ONLY) {
+            Rights::WRITE
+        } else {
+            Rights::empty()
+        };
+        Some(Leaf {
             gfn,
             pfn: host.pfn,
-            rights,
+            rights: rights - withheld,
             bits: 0,
             snapshot,
-        }
+        })
     }
 
     /// Tells whether the reverse map of a gfn names a slot.
