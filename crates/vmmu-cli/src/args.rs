@@ -46,6 +46,9 @@ pub struct RunArgs {
     /// How the guest's pages are translated
     #[arg(long, value_enum, default_value_t = Paging::Shadow)]
     pub paging: Paging,
+    /// The format of nested tables on the software machine, with --paging nested (default: npt)
+    #[arg(long, value_enum)]
+    pub tables: Option<Tables>,
     /// What runs the guest
     #[arg(long, value_enum, default_value_t = Engine::Software)]
     pub engine: Engine,
@@ -113,6 +116,7 @@ impl RunArgs {
             kernel: "linux".into(),
             command_line: Vec::new(),
             paging,
+            tables: None,
             engine: Engine::Svm,
             nature: None,
             seed: None,
@@ -211,6 +215,26 @@ impl Paging {
             Self::Shadow => "shadow",
             Self::Nested => "nested",
             Self::Native => "native",
+        }
+    }
+}
+
+/// The format of nested tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Tables {
+    /// AMD's nested page tables
+    Npt,
+    /// Intel's extended page tables
+    Ept,
+}
+
+impl Tables {
+    /// Returns the word used on the command line and in JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Npt => "npt",
+            Self::Ept => "ept",
         }
     }
 }

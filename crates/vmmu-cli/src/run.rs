@@ -132,6 +132,11 @@ fn check(args: &RunArgs) -> Result<()> {
             args.memory
         ));
     }
+    if args.tables.is_some() && args.paging != Paging::Nested {
+        return usage(
+            "--tables says what nested tables look like: give --paging nested too".to_owned(),
+        );
+    }
     if args.exec.is_some() && !is_linux {
         return usage(
             "--exec works with `run linux` only; a kernel file takes its command line after --"
@@ -177,6 +182,7 @@ fn for_the_engine(args: &RunArgs) -> Result<()> {
                 ("--nature", args.nature.is_some()),
                 ("--seed", args.seed.is_some()),
                 ("--check", args.check),
+                ("--tables", args.tables.is_some()),
             ],
         ),
     };

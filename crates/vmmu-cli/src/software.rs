@@ -25,7 +25,7 @@ use std::thread;
 use vmmu::paging::PhysBits;
 use vmmu_machine::machine::{self, End, Handle, Hidden, Ready, Record};
 
-use crate::args::{Feature, Nature, Paging, RunArgs};
+use crate::args::{Feature, Nature, Paging, RunArgs, Tables};
 use crate::channel::Message;
 use crate::engine::{Engine, Event, Running, Started};
 use crate::error::{Error, Result};
@@ -65,6 +65,10 @@ impl Machine {
             .memory(args.memory.bytes())
             .command_line(guest.command_line)
             .paging(paging)
+            .nested_tables(match args.tables {
+                None | Some(Tables::Npt) => machine::NestedTables::Npt,
+                Some(Tables::Ept) => machine::NestedTables::Ept,
+            })
             .nature(nature)
             .seed(args.seed.unwrap_or(1))
             .cpus(NonZeroU8::new(args.cpus).unwrap_or(NonZeroU8::MIN))

@@ -10,7 +10,7 @@ use vmmu_cpu::Counters;
 use vmmu_machine::cpu::Work;
 use vmmu_machine::cpu::exit::Exit;
 
-use crate::args::RunArgs;
+use crate::args::{RunArgs, Tables};
 use crate::error::{Error, Result};
 use crate::initramfs::STATUS_LINE;
 use crate::session::Record;
@@ -20,6 +20,8 @@ struct Stats<'a> {
     kernel: String,
     engine: &'static str,
     paging: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tables: Option<&'static str>,
     memory_bytes: u64,
     icount: bool,
     /// The status of the command, unless it ends with an error.
@@ -45,6 +47,7 @@ pub fn write(path: &Path, args: &RunArgs, record: &Record, status: &Result<u8>) 
         kernel: args.kernel.display().to_string(),
         engine: args.engine.name(),
         paging: args.paging.name(),
+        tables: args.tables.map(Tables::name),
         memory_bytes: args.memory.bytes(),
         icount: args.icount,
         status: status.as_ref().ok().copied(),

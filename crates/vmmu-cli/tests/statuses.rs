@@ -22,6 +22,7 @@ fn a_wrong_option_ends_with_2() {
         &["run", "linux", "--phys-bits", "99"],
         &["run", "linux", "--paging", "native", "--phys-bits", "36"],
         &["run", "linux", "--", "words"],
+        &["run", "linux", "--tables", "ept"],
         &["run", "kernel", "--exec", "true"],
         &["run"],
         &["fly"],

@@ -14,9 +14,9 @@
 //! The design stands in `docs/machine.md`.
 //!
 //! # Known gaps
-//! - Nested tables are AMD's; EPT is walked by `vmmu-cpu`, but no machine offers it yet.
+//! - With EPT tables the processor is still AMD's but for that: no VPIDs, no exit qualification beyond the fault's cause.
 //! - A locked access across two aligned words is no single access, nor is CMPXCHG16B, which is offered to one processor only.
-//! - INIT makes the bootstrap processor wait for a start-up message like any other; PCIDs, protection keys and XSAVE are not offered.
+//! - INIT to the bootstrap processor ends the run as a reset does, since there is no firmware to begin in; PCIDs, protection keys and XSAVE are not offered.
 
 #![forbid(unsafe_code)]
 
@@ -25,6 +25,10 @@ pub mod check;
 mod clock;
 pub mod cpu;
 pub mod devices;
+#[cfg(test)]
+#[path = "../tests/common/mod.rs"]
+#[expect(dead_code, reason = "guests of long mode are run from outside")]
+mod guests;
 pub mod load;
 pub mod machine;
 pub mod membarrier;

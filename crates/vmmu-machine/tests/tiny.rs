@@ -6,7 +6,7 @@ use core::num::{NonZeroU8, NonZeroU64};
 use core::time::Duration;
 
 use common::{CODE, long_mode, multiboot};
-use vmmu_machine::machine::{End, Machine, Nature, Paging, Record};
+use vmmu_machine::machine::{End, Machine, Nature, NestedTables, Paging, Record};
 
 const NATURES: [Nature; 3] = [Nature::Plain, Nature::Hostile, Nature::Deterministic];
 
@@ -21,12 +21,30 @@ fn run(code: &[u8], paging: Paging, nature: Nature) -> Record {
         .expect("a machine")
 }
 
+/// On extended page tables.
+fn run_on_ept(code: &[u8], nature: Nature) -> Record {
+    Machine::new(multiboot(code))
+        .memory(4 << 20)
+        .paging(Paging::Nested)
+        .nested_tables(NestedTables::Ept)
+        .nature(nature)
+        .check()
+        .reclaim()
+        .timeout(Duration::from_secs(60))
+        .run()
+        .expect("a machine")
+}
+
 fn everywhere(code: &[u8], check: impl Fn(&Record)) {
     for paging in [Paging::Shadow, Paging::Nested] {
         for nature in NATURES {
             println!("{paging:?} {nature:?}");
             check(&run(code, paging, nature));
         }
+    }
+    for nature in NATURES {
+        println!("extended page tables, {nature:?}");
+        check(&run_on_ept(code, nature));
     }
 }
 
@@ -35,6 +53,30 @@ fn a_guest_without_paging_ends_with_its_own_value() {
     // mov eax, 42; out 0xf4, eax
     everywhere(&[0xb8, 42, 0, 0, 0, 0xe7, 0xf4], |record| {
         assert_eq!(record.end, End::Exit(42))
+    });
+}
+
+#[test]
+fn init_to_the_bootstrap_processor_is_a_reset() {
+    let code = [
+        0xc7, 0x05, 0x10, 0x03, 0xe0, 0xfe, 0, 0, 0, 0, // mov dword [fee00310h], 0: to itself
+        0xc7, 0x05, 0x00, 0x03, 0xe0, 0xfe, 0, 0x45, 0, 0, // mov dword [fee00300h], INIT
+        0xeb, 0xfe, // jmp here
+    ];
+    everywhere(&code, |record| assert_eq!(record.end, End::Reset));
+}
+
+#[test]
+fn cr8_reads_what_was_written_to_the_local_apic() {
+    let code = [
+        0xc7, 0x04, 0x25, 0x18, 0x20, 0, 0, 0x83, 0, 0, 0xc0, // mov dword [2018h], c0000083h
+        0xbb, 0x80, 0x00, 0xe0, 0xfe, // mov ebx, fee00080h
+        0xc7, 0x03, 0x5f, 0, 0, 0, // mov dword [rbx], 5fh
+        0x44, 0x0f, 0x20, 0xc0, // mov rax, cr8
+        0xe7, 0xf4, // out 0xf4, eax
+    ];
+    everywhere(&long_mode(&code), |record| {
+        assert_eq!(record.end, End::Exit(5))
     });
 }
 

@@ -24,6 +24,7 @@ pub(super) fn cases(own: &Own) -> Vec<Case> {
         cases.extend(both(mode, own));
     }
     cases.extend(under_shadow_paging());
+    cases.extend(under_nested_paging(own));
     cases.extend(formats(own));
     cases
 }
@@ -61,6 +62,19 @@ pub(super) fn matrix() -> Vec<Case> {
 fn boots() -> Expected {
     Expected::new(0, &["Linux vmmu ", "\nok\n"])
 }
+
+/// Takes every processor but the first out and back in again, from the guest's own sysfs, and works meanwhile.
+const PLUG: &str = "\
+mount -t sysfs none /sys 2>/dev/null
+cd /sys/devices/system/cpu
+for round in 1 2 3; do
+    for cpu in $(ls -d cpu[1-9]*); do
+        echo 0 >$cpu/online && [ $(cat $cpu/online) = 0 ] || exit 9
+        (echo $cpu is out | cat) >/dev/null
+        echo 1 >$cpu/online && [ $(cat $cpu/online) = 1 ] || exit 8
+    done
+done
+[ $(cat online) = 0-$(($(nproc)-1)) ] && echo $(nproc) are back";
 
 /// What is run in both modes.
 fn both(mode: &str, own: &Own) -> Vec<Case> {
@@ -128,10 +142,48 @@ fn under_shadow_paging() -> Vec<Case> {
         ),
         linux("linux, two processors", SHORT, &["--cpus", "2"], boots()),
         linux(
+            "linux, a processor out and back in, checked",
+            PLUG,
+            &["--cpus", "2", "--check"],
+            Expected::new(0, &["2 are back\n"]),
+        ),
+        linux(
+            "linux, three processors out and back in",
+            PLUG,
+            &["--cpus", "4"],
+            Expected::new(0, &["4 are back\n"]),
+        ),
+        linux(
             "linux, a status of its own",
             "exit 42",
             &[],
             Expected::new(42, &[]),
+        ),
+    ]
+}
+
+/// What is run on nested tables alone: Intel's format, and a run that repeats.
+fn under_nested_paging(own: &Own) -> Vec<Case> {
+    let ept = ["--tables", "ept", "--check"];
+    let hostile = ["--nature", "hostile", "--seed", "5"];
+    vec![
+        case(
+            "nested",
+            "linux on extended page tables, checked",
+            &[&["linux", "--exec", SHORT], &ept[..]].concat(),
+            boots(),
+        ),
+        case(
+            "nested",
+            "stress guest on extended page tables, hostile, checked",
+            &[&[own.stress.as_str()], &ept[..], &hostile].concat(),
+            Expected::new(1, &["0 failures"]),
+        ),
+        case(
+            "nested",
+            "linux, deterministic",
+            &["linux", "--exec", SHORT, "--nature", "deterministic"],
+            boots(),
         ),
     ]
 }

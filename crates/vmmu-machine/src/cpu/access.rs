@@ -4,7 +4,7 @@
 //! 1. An access across two pages finds both before it touches either.
 //! 2. What [`Core::reach`] found for an instruction's stores stays found until the instruction ends.
 
-use vmmu_cpu::{Access as MmuAccess, Fault, Hpa, Kind, Translation, Va};
+use vmmu_cpu::{Access as MmuAccess, EptQualification, Fault, Hpa, Kind, NpfCode, Translation, Va};
 use vmmu_emu::{Access, Cpu, Exception, Stop, Word};
 
 use vmmu::walk::PageFaultCode;
@@ -109,6 +109,21 @@ impl<O: Observer> Core<O> {
             (Fault::Nested { gpa, code }, _) => {
                 let va = Va::new(0);
                 self.leave(Exit::NestedFault { gpa, va, code })
+            }
+            (
+                Fault::EptViolation {
+                    gpa,
+                    va,
+                    qualification,
+                },
+                _,
+            ) => {
+                let code = cause(qualification);
+                self.leave(Exit::NestedFault { gpa, va, code })
+            }
+            (Fault::EptMisconfig { .. }, _) => {
+                let _ = self.observer.violated(self.vcpu, &self.mmu, fault);
+                self.leave(Exit::Caught)
             }
             (Fault::NotCanonical(_) | Fault::BadPdpte(_), _) => {
                 Err(Exception::GENERAL_PROTECTION.into())
@@ -224,5 +239,24 @@ impl<O: Observer> Core<O> {
             }
             page = (page & !0xfff).wrapping_add(4096);
         }
+    }
+}
+
+/// Returns what an EPT violation's qualification says, as the error code of a nested page fault says it.
+fn cause(qualification: EptQualification) -> NpfCode {
+    let is = |bit| qualification.contains(bit);
+    let mut code = NpfCode::USER;
+    code.set(
+        NpfCode::PRESENT,
+        is(EptQualification::READABLE)
+            || is(EptQualification::WRITABLE)
+            || is(EptQualification::EXECUTABLE),
+    );
+    code.set(NpfCode::WRITE, is(EptQualification::WRITE));
+    code.set(NpfCode::FETCH, is(EptQualification::FETCH));
+    if is(EptQualification::FINAL) {
+        code | NpfCode::FINAL
+    } else {
+        code | NpfCode::TABLE
     }
 }

@@ -36,7 +36,7 @@ impl Pending {
 /// The signals that came since they were last taken. INIT is to be served before a start-up message, an NMI last.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Signals {
-    /// INIT: the processor resets, and waits for a start-up message unless it is the bootstrap processor.
+    /// INIT: the processor resets, and waits for a start-up message; the bootstrap processor would begin in the firmware.
     pub init: bool,
     /// A start-up message: a waiting processor starts in real mode at `vector << 12`; any other ignores it.
     pub startup: Option<u8>,

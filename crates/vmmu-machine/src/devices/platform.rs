@@ -159,7 +159,7 @@ impl Platform {
     }
 
     /// Reads a port, `bytes` wide (1, 2 or 4). Where nothing is, all bits are set.
-    pub fn port_read(&self, _cpu: usize, now: Time, port: u16, bytes: usize) -> u32 {
+    pub fn port_read(&self, now: Time, port: u16, bytes: usize) -> u32 {
         let value = match port {
             serial::BASE..=serial::LAST => self.serial(now, |serial| {
                 let (value, line) = serial.read((port - serial::BASE) as u8);
@@ -173,14 +173,7 @@ impl Platform {
     }
 
     /// Writes a port, `bytes` wide (1, 2 or 4).
-    pub fn port_write(
-        &self,
-        _cpu: usize,
-        now: Time,
-        port: u16,
-        bytes: usize,
-        value: u32,
-    ) -> Effect {
+    pub fn port_write(&self, now: Time, port: u16, bytes: usize, value: u32) -> Effect {
         match port {
             serial::BASE..=serial::LAST => self.serial(now, |serial| {
                 let line = serial.write((port - serial::BASE) as u8, value as u8);
@@ -261,7 +254,7 @@ impl Platform {
 
     /// Tells when [`Platform::advance`] has something to do next, if ever: perhaps in the past. Without locks.
     #[must_use]
-    pub fn next_event(&self, _now: Time) -> Option<Time> {
+    pub fn next_event(&self) -> Option<Time> {
         // Relaxed: see `Processors::update`.
         let chipset = self.deadline.load(Ordering::Relaxed);
         let next = chipset.min(self.processors.next_event());
@@ -318,7 +311,7 @@ impl Platform {
     ///
     /// # Errors
     /// [`ReservedBits`] (x2APIC mode among them): #GP.
-    pub fn set_apic_base(&self, cpu: usize, _now: Time, value: u64) -> Result<(), ReservedBits> {
+    pub fn set_apic_base(&self, cpu: usize, value: u64) -> Result<(), ReservedBits> {
         let address = (1u64 << self.phys_bits.get()) - PAGE;
         if value & !(address | BASE_ENABLED | BASE_BOOTSTRAP) != 0 {
             return Err(ReservedBits(value));
@@ -339,18 +332,6 @@ impl Platform {
     pub fn set_task_priority(&self, cpu: usize, class: u8) {
         self.processors
             .update(cpu, |apic| apic.set_task_priority(class << 4));
-    }
-
-    /// Returns when the local APIC's timer expires in deadline mode, as IA32_TSC_DEADLINE tells it in the TSC's terms.
-    #[must_use]
-    pub fn timer_deadline(&self, cpu: usize) -> Option<Time> {
-        self.processors.update(cpu, |apic| apic.deadline())
-    }
-
-    /// Arms or disarms the local APIC's timer in deadline mode; without effect in the other modes.
-    pub fn set_timer_deadline(&self, cpu: usize, deadline: Option<Time>) {
-        self.processors
-            .update(cpu, |apic| apic.set_deadline(deadline));
     }
 }
 

@@ -14,7 +14,9 @@ use crate::devices::{Platform, PlatformConfig, Wake};
 use crate::load::{self, Guest, GuestRam, tables};
 use crate::machine::run::Assembled;
 use crate::machine::start::enter_at;
-use crate::machine::{AUDIT_EVERY, Error, Machine, Nature, Paging, Ready, SMALLEST_MEMORY};
+use crate::machine::{
+    AUDIT_EVERY, Error, Machine, Nature, NestedTables, Paging, Ready, SMALLEST_MEMORY,
+};
 use crate::memory::{FRAME, Memory};
 use crate::vmm::cpuid::Shape;
 use crate::vmm::guest::{BLOCK, GuestFrames, permute, pieces};
@@ -53,7 +55,7 @@ impl Machine {
         Ok(Ready(Box::new(self.assemble(judge)?)))
     }
 
-    pub(super) fn assemble<O: Observer>(
+    pub(crate) fn assemble<O: Observer>(
         mut self,
         observer: impl FnOnce(&Arc<GuestFrames>) -> O,
     ) -> Result<Assembled<O>, Error> {
@@ -106,6 +108,7 @@ impl Machine {
             platform: Platform::new(platform, Arc::new(Waker(kicks))),
             clock,
             dimensions: dimensions(self.paging),
+            tables: self.tables,
             shape,
             deadline: self.timeout.map(|timeout| Instant::now() + timeout),
             audit_every: self.audit.or(self.check.then_some(AUDIT_EVERY)),
@@ -126,6 +129,7 @@ impl Machine {
     fn configuration(&self, shape: &Shape) -> Config {
         let engine = match self.paging {
             Paging::Shadow => Engine::Shadow,
+            Paging::Nested if self.tables == NestedTables::Ept => Engine::Ept,
             Paging::Nested => Engine::Npt,
         };
         let mut config = Config::new(

@@ -20,7 +20,7 @@ mod assemble;
 mod mark;
 #[cfg(test)]
 mod panics;
-mod run;
+pub(crate) mod run;
 mod start;
 
 use core::num::{NonZeroU8, NonZeroU64};
@@ -56,6 +56,16 @@ pub enum Paging {
     Shadow,
     /// The guest's own, on top of the library's nested ones.
     Nested,
+}
+
+/// What format nested tables have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum NestedTables {
+    /// AMD's: that of 4-level long-mode tables (APM vol. 2, section 15.25).
+    #[default]
+    Npt,
+    /// Intel's extended page tables, with accessed and dirty flags (SDM vol. 3, chapter 29). All else of the processor stays as it is.
+    Ept,
 }
 
 /// How the machine behaves where the architecture lets it choose.
@@ -95,6 +105,7 @@ pub struct Machine {
     pub(crate) command_line: String,
     pub(crate) memory: u64,
     pub(crate) paging: Paging,
+    pub(crate) tables: NestedTables,
     pub(crate) nature: Nature,
     pub(crate) seed: u64,
     pub(crate) cpus: NonZeroU8,
@@ -131,6 +142,7 @@ impl Machine {
             command_line: String::new(),
             memory: 256 << 20,
             paging: Paging::default(),
+            tables: NestedTables::default(),
             nature: Nature::default(),
             seed: 1,
             cpus: NonZeroU8::MIN,
@@ -168,6 +180,12 @@ impl Machine {
     #[must_use]
     pub const fn paging(mut self, paging: Paging) -> Self {
         self.paging = paging;
+        self
+    }
+    /// Sets what format the tables have under nested paging.
+    #[must_use]
+    pub const fn nested_tables(mut self, tables: NestedTables) -> Self {
+        self.tables = tables;
         self
     }
     /// Sets how the machine behaves.

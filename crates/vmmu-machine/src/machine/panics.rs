@@ -13,10 +13,6 @@ use crate::check::{Caught, Emulated, Epoch, Load, Observer, Refused, Time, Used}
 use crate::machine::run::Run;
 use crate::machine::{End, Machine};
 
-#[expect(dead_code, reason = "this guest stays in protected mode")]
-#[path = "../../tests/common/mod.rs"]
-mod common;
-
 /// Panics as soon as the second processor translates anything, which it does inside its guest.
 #[derive(Debug)]
 struct Panics;
@@ -74,7 +70,7 @@ const STARTS_THE_SECOND: [u8; 41] = [
 
 #[test]
 fn inside_its_guest_ends_the_run_with_a_report() {
-    let machine = Machine::new(common::multiboot(&STARTS_THE_SECOND))
+    let machine = Machine::new(crate::guests::multiboot(&STARTS_THE_SECOND))
         .memory(4 << 20)
         .cpus(NonZeroU8::new(2).expect("two"))
         .timeout(Duration::from_secs(60));

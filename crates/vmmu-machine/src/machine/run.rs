@@ -222,7 +222,7 @@ fn sleep<O: Observer>(runner: &mut Runner<'_, O>, member: &Member<'_>) {
     vm.set_stuck(runner.number(), runner.is_stuck());
     runner.look_at_the_clock();
     let now = vm.clock.now();
-    let until = vm.platform.next_event(now);
+    let until = vm.platform.next_event();
     let longest = until.map_or(NAP, |at| {
         Duration::from_nanos(at.0.saturating_sub(now.0)).min(NAP)
     });
@@ -279,7 +279,7 @@ fn pass_time<O: Observer>(vm: &Vm<O>, runners: &[Runner<'_, O>]) {
         }
     }
     let now = vm.clock.now();
-    match vm.platform.next_event(now) {
+    match vm.platform.next_event() {
         Some(at) => vm.clock.pass(at.0.saturating_sub(now.0).max(1)),
         // Only somebody outside can wake them.
         None => std::thread::sleep(Duration::from_millis(1)),

@@ -32,6 +32,8 @@ const APIC_BASE: u32 = 0x1b;
 const TSC: u32 = 0x10;
 /// What was added to the time-stamp counter, by writes to either (Intel SDM vol. 3, section 18.17.3).
 const TSC_ADJUST: u32 = 0x3b;
+/// The offset of the local APIC's task priority register (Intel SDM vol. 3, section 11.8.6).
+const TASK_PRIORITY: u64 = 0x80;
 /// EFER.
 const EFER: u32 = 0xc000_0080;
 /// How often a translation that raced is tried again.
@@ -281,6 +283,11 @@ impl<'a, 'm, O: Observer> Emulator<'a, 'm, O> {
                     vm.platform
                         .mmio_write(self.runner.number(), self.now, gpa, bytes.len(), value);
                 self.effect(effect);
+                if gpa.page_offset() == TASK_PRIORITY {
+                    // CR8 is another name of the register, and the processor reads it by itself.
+                    let class = vm.platform.task_priority(self.runner.number());
+                    self.state_mut().cr8 = u64::from(class);
+                }
             }
         }
     }
@@ -383,15 +390,11 @@ impl<O: Observer> Cpu for Emulator<'_, '_, O> {
 
     fn port_in(&mut self, port: u16, bytes: usize) -> Result<u32, Stop> {
         let vm = self.runner.vm;
-        Ok(vm
-            .platform
-            .port_read(self.runner.number(), self.now, port, bytes))
+        Ok(vm.platform.port_read(self.now, port, bytes))
     }
     fn port_out(&mut self, port: u16, bytes: usize, value: u32) -> Result<(), Stop> {
         let vm = self.runner.vm;
-        let effect = vm
-            .platform
-            .port_write(self.runner.number(), self.now, port, bytes, value);
+        let effect = vm.platform.port_write(self.now, port, bytes, value);
         self.effect(effect);
         Ok(())
     }
@@ -408,9 +411,7 @@ impl<O: Observer> Cpu for Emulator<'_, '_, O> {
         match number {
             APIC_BASE => {
                 let vm = self.runner.vm;
-                let set = vm
-                    .platform
-                    .set_apic_base(self.runner.number(), self.now, value);
+                let set = vm.platform.set_apic_base(self.runner.number(), value);
                 set.map_err(|_| Exception::GENERAL_PROTECTION.into())
             }
             TSC | TSC_ADJUST => {

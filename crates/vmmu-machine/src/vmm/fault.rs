@@ -213,12 +213,12 @@ impl<O: Observer> Runner<'_, O> {
     }
 
     /// Delivers an event whose delivery touches what only the hypervisor can access: a device, or a guest table.
-    fn emulate_delivery(&mut self, event: Event) {
+    pub(super) fn emulate_delivery(&mut self, event: Event) {
         let mut emulator = Emulator::new(self);
         let delivery = raise(&mut emulator, event);
-        let trouble = emulator.trouble.take();
+        let (follow, trouble) = (emulator.follow, emulator.trouble.take());
         match delivery {
-            Delivery::Done => {}
+            Delivery::Done => self.follow(follow),
             Delivery::Stopped(event, stop) if trouble.is_none() && stop == Stop::Exit => {
                 self.processor.inject(event)
             }

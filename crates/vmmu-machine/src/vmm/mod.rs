@@ -21,6 +21,8 @@
 
 pub mod audits;
 pub mod cpuid;
+#[cfg(test)]
+mod deliveries;
 mod emulate;
 pub mod end;
 mod fault;
@@ -44,7 +46,7 @@ use crate::check::Observer;
 use crate::clock::Clock;
 use crate::cpu::{Dimensions, Kick};
 use crate::devices::{Pending, Platform};
-use crate::machine::Mark;
+use crate::machine::{Mark, NestedTables};
 use crate::memory::Memory;
 
 use self::audits::Audits;
@@ -72,6 +74,8 @@ pub struct Vm<O: Observer> {
     pub clock: Clock,
     /// Whose tables processors walk.
     pub dimensions: Dimensions,
+    /// What format nested tables have, if there are any.
+    pub tables: NestedTables,
     /// The processor that the guest is shown.
     pub shape: Shape,
     /// Who watches.
@@ -102,6 +106,8 @@ pub struct Parts<O: Observer> {
     pub clock: Clock,
     /// See [`Vm::dimensions`].
     pub dimensions: Dimensions,
+    /// See [`Vm::tables`].
+    pub tables: NestedTables,
     /// See [`Vm::shape`].
     pub shape: Shape,
     /// See [`Vm::deadline`].
@@ -125,6 +131,7 @@ impl<O: Observer> Vm<O> {
             platform: parts.platform,
             clock: parts.clock,
             dimensions: parts.dimensions,
+            tables: parts.tables,
             shape: parts.shape,
             deadline: parts.deadline,
             audits: Audits::new(parts.audit_every),

@@ -16,6 +16,7 @@ use vmmu_cpu::{Asid, Nested, Registers, World};
 use vmmu_emu::State;
 
 use crate::cpu::Dimensions;
+use crate::machine::NestedTables;
 use crate::vmm::cpuid::Shape;
 
 /// Returns the guest's paging registers.
@@ -31,7 +32,12 @@ pub(super) fn state_of(state: &State, shape: &Shape) -> PagingState {
 }
 
 /// Returns the world to enter with a root.
-pub(super) fn world(guest: &PagingState, dimensions: Dimensions, root: Hpa) -> World {
+pub(super) fn world(
+    guest: &PagingState,
+    dimensions: Dimensions,
+    tables: NestedTables,
+    root: Hpa,
+) -> World {
     let root = vmmu_cpu::Hpa::new(root.get());
     let asid = Asid::new(1);
     match dimensions {
@@ -44,7 +50,10 @@ pub(super) fn world(guest: &PagingState, dimensions: Dimensions, root: Hpa) -> W
                 guest.pkru,
             ),
             asid,
-            nested: Some(Nested::npt4(root)),
+            nested: Some(match tables {
+                NestedTables::Npt => Nested::npt4(root),
+                NestedTables::Ept => Nested::ept4(root),
+            }),
         },
         Dimensions::Shadow => World {
             regs: registers(
@@ -109,7 +118,13 @@ mod registers_in_force {
     #[test]
     fn without_paging_are_those_of_a_pae_table() {
         let guest = guest(Cr0::PE, Cr4::SMEP, Efer::LME | Efer::NXE);
-        let shadow = world(&guest, Dimensions::Shadow, Hpa::new(0x5000)).regs;
+        let shadow = world(
+            &guest,
+            Dimensions::Shadow,
+            NestedTables::Npt,
+            Hpa::new(0x5000),
+        )
+        .regs;
         assert_eq!(shadow.cr4, vmmu_cpu::Cr4::PAE);
         assert_eq!(shadow.efer, vmmu_cpu::Efer::empty());
         assert!(shadow.cr0.contains(vmmu_cpu::Cr0::PG | vmmu_cpu::Cr0::WP));
@@ -120,9 +135,15 @@ mod registers_in_force {
     fn under_nested_paging_are_the_guests_own() {
         let long = Efer::LME | Efer::LMA;
         let guest = guest(Cr0::PE | Cr0::PG, Cr4::PAE | Cr4::PGE, long);
-        let world = world(&guest, Dimensions::Nested, Hpa::new(0x5000));
+        let world = world(
+            &guest,
+            Dimensions::Nested,
+            NestedTables::Ept,
+            Hpa::new(0x5000),
+        );
         assert_eq!(world.regs.cr4, vmmu_cpu::Cr4::PAE | vmmu_cpu::Cr4::PGE);
         assert_eq!(world.regs.cr3.get(), 0);
-        assert_eq!(world.nested.map(|nested| nested.root.get()), Some(0x5000));
+        let root = vmmu_cpu::Hpa::new(0x5000);
+        assert_eq!(world.nested, Some(Nested::ept4(root)));
     }
 }

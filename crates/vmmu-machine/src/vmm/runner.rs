@@ -73,7 +73,7 @@ pub struct Runner<'m, O: Observer> {
     /// How often it left its guest, by cause.
     pub exits: Exits,
     /// The library and the processor are to forget what they cached at the next entry.
-    flush: bool,
+    pub(super) flush: bool,
     /// How often it ran its guest.
     turns: u32,
     /// A non-maskable interrupt waits.
@@ -175,7 +175,7 @@ impl<'m, O: Observer> Runner<'m, O> {
         match self.vcpu.enter() {
             Ok(entry) => {
                 let state = state_of(self.processor.state(), &self.vm.shape);
-                let world = world(&state, self.vm.dimensions, entry.root);
+                let world = world(&state, self.vm.dimensions, self.vm.tables, entry.root);
                 let flush = entry.flush || core::mem::take(&mut self.flush);
                 let flush = if flush { Flush::All } else { Flush::Nothing };
                 self.processor.load(&world, flush);
@@ -206,7 +206,10 @@ impl<'m, O: Observer> Runner<'m, O> {
         let pending = self.vm.platform.pending(self.number());
         if pending.intersects(crate::devices::Pending::SIGNALS) {
             let Signals { init, startup, nmi } = self.vm.platform.take_signals(self.number());
-            if init {
+            if init && self.number() == 0 {
+                // It would begin in the firmware, which there is none of (Intel SDM vol. 3, section 9.4.1).
+                self.vm.finish(End::Reset);
+            } else if init {
                 self.processor.reset();
                 self.activity = Activity::WaitingForStart;
                 self.nmi = false;
@@ -257,10 +260,19 @@ impl<'m, O: Observer> Runner<'m, O> {
 
     fn answer(&mut self, exit: Exit) {
         let event = self.processor.take_undelivered();
+        self.answer_during(exit, event);
+    }
+
+    /// Answers an exit that came while `event` was being delivered, if one was.
+    pub(super) fn answer_during(&mut self, exit: Exit, event: Option<Event>) {
         match exit {
             Exit::PageFault { va, code, access } => self.page_fault(va, code, access, event),
             Exit::NestedFault { gpa, code, .. } => self.nested_fault(gpa, code, event),
-            Exit::Intercept(_) => self.emulate(),
+            Exit::Intercept(_) => match event {
+                None => self.emulate(),
+                // What is to be done is part of the delivery, as a task switch's load of CR3 is.
+                Some(event) => self.emulate_delivery(event),
+            },
             Exit::Pause(Pause::Budget | Pause::Kick | Pause::Window) => {
                 if let Some(event) = event {
                     self.processor.inject(event);
@@ -334,7 +346,10 @@ impl<'m, O: Observer> Runner<'m, O> {
             Follow::Nothing => {}
             Follow::Root => {
                 let state = state_of(self.processor.state(), &self.vm.shape);
-                if shadow && let Err(error) = self.vcpu.load_cr3(state.cr3) {
+                if !shadow {
+                    // The processor's own load would have dropped what its TLB holds.
+                    self.flush = true;
+                } else if let Err(error) = self.vcpu.load_cr3(state.cr3) {
                     self.library_failed(error);
                 }
                 self.vm.observer.root_loaded(self.vcpu.id(), state.cr3);

@@ -259,15 +259,6 @@ impl LocalApic {
         }
     }
 
-    /// Returns the moment of the timer's deadline mode.
-    pub(super) const fn deadline(&self) -> Option<Time> {
-        self.timer.deadline()
-    }
-    /// Sets the moment of the timer's deadline mode.
-    pub(super) fn set_deadline(&mut self, deadline: Option<Time>) {
-        self.timer.set_deadline(deadline);
-    }
-
     fn request_local(&mut self, entry: Entry) {
         if self.table.unmasked(entry).is_some() {
             self.request(self.table.vector(entry), Trigger::Edge);

@@ -9,8 +9,8 @@ pub(super) enum Mode {
     OneShot,
     /// Starts over.
     Periodic,
-    /// It has no count: it expires at a time that IA32_TSC_DEADLINE names.
-    Deadline,
+    /// Never runs: deadline mode, which CPUID does not offer, and what is reserved.
+    Void,
 }
 
 impl Mode {
@@ -19,7 +19,7 @@ impl Mode {
         match entry >> 17 & 3 {
             0 => Self::OneShot,
             1 => Self::Periodic,
-            _ => Self::Deadline,
+            _ => Self::Void,
         }
     }
 }
@@ -34,8 +34,6 @@ pub(super) struct Timer {
     divide: u32,
     /// When it counted what, if it counts.
     running: Option<(Time, u32)>,
-    /// The moment of deadline mode.
-    deadline: Option<Time>,
 }
 
 impl Timer {
@@ -45,7 +43,6 @@ impl Timer {
             initial: 0,
             divide: 0,
             running: None,
-            deadline: None,
         }
     }
 
@@ -58,7 +55,7 @@ impl Timer {
     /// Tells when it expires.
     pub(super) fn expires(&self) -> Option<Time> {
         match (self.mode, self.running) {
-            (Mode::Deadline, _) => self.deadline,
+            (Mode::Void, _) => None,
             (_, Some((from, count))) => {
                 let length = u64::from(count) * self.count_length();
                 Some(Time(from.0.saturating_add(length)))
@@ -73,8 +70,7 @@ impl Timer {
             return false;
         };
         match self.mode {
-            Mode::OneShot => self.running = None,
-            Mode::Deadline => self.deadline = None,
+            Mode::OneShot | Mode::Void => self.running = None,
             Mode::Periodic => {
                 // A running timer's initial count is not 0.
                 let period = u64::from(self.initial) * self.count_length();
@@ -91,7 +87,7 @@ impl Timer {
     }
     /// Writes the initial count, which starts the timer; 0 stops it.
     pub(super) fn set_initial(&mut self, now: Time, count: u32) {
-        if self.mode == Mode::Deadline {
+        if self.mode == Mode::Void {
             return;
         }
         self.initial = count;
@@ -100,7 +96,7 @@ impl Timer {
 
     /// Returns the current count.
     pub(super) fn current(&self, now: Time) -> u32 {
-        let Some((from, count)) = self.running.filter(|_| self.mode != Mode::Deadline) else {
+        let Some((from, count)) = self.running.filter(|_| self.mode != Mode::Void) else {
             return 0;
         };
         let gone = now.0.saturating_sub(from.0) / self.count_length();
@@ -127,24 +123,12 @@ impl Timer {
         }
     }
 
-    /// Follows the mode in the vector table. A change to or from deadline mode disarms the timer.
+    /// Follows the mode in the vector table. A change to or from a mode without a count disarms the timer.
     pub(super) fn set_mode(&mut self, mode: Mode) {
-        if (mode == Mode::Deadline) != (self.mode == Mode::Deadline) {
+        if (mode == Mode::Void) != (self.mode == Mode::Void) {
             self.running = None;
-            self.deadline = None;
         }
         self.mode = mode;
-    }
-
-    /// Returns the moment of deadline mode.
-    pub(super) const fn deadline(&self) -> Option<Time> {
-        self.deadline
-    }
-    /// Arms or disarms deadline mode; without effect in the other modes.
-    pub(super) fn set_deadline(&mut self, deadline: Option<Time>) {
-        if self.mode == Mode::Deadline {
-            self.deadline = deadline;
-        }
     }
 }
 
@@ -191,15 +175,14 @@ mod the_timer {
     }
 
     #[test]
-    fn expires_at_its_deadline() {
+    fn never_expires_in_a_mode_that_is_not_offered() {
         let mut timer = Timer::new();
-        timer.set_deadline(Some(Time(5)));
-        assert_eq!(timer.expires(), None);
-        timer.set_mode(Mode::Deadline);
-        timer.set_deadline(Some(Time(5)));
-        assert!(timer.fire(Time(7)));
-        assert_eq!(timer.deadline(), None);
-        assert!(!timer.fire(Time(9)));
+        timer.set_initial(Time(0), 5);
+        timer.set_mode(Mode::from_entry(2 << 17));
+        assert_eq!((timer.expires(), timer.current(Time(3))), (None, 0));
+        timer.set_initial(Time(3), 5);
+        timer.set_mode(Mode::OneShot);
+        assert!(!timer.fire(Time(100)));
     }
 
     #[test]

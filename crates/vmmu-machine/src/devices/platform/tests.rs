@@ -68,10 +68,10 @@ impl Board {
         core::mem::take(&mut self.woken.0.lock().unwrap())
     }
     fn outb(&self, port: u16, value: u8) -> Effect {
-        self.platform.port_write(0, NOW, port, 1, value.into())
+        self.platform.port_write(NOW, port, 1, value.into())
     }
     fn inb(&self, port: u16) -> u32 {
-        self.platform.port_read(0, NOW, port, 1)
+        self.platform.port_read(NOW, port, 1)
     }
     fn apic(&self, cpu: usize, register: u64, value: u32) {
         let at = Gpa::new(0xfee0_0000 + register);
@@ -107,7 +107,7 @@ mod interrupts_of_the_8259s {
         let board = Board::new(2);
         board.set_up_pics();
         assert!(!board.platform.has_pending(0));
-        let next = board.platform.next_event(NOW).unwrap();
+        let next = board.platform.next_event().unwrap();
         board.platform.advance(next);
         assert_eq!(board.woken(), [0]);
         assert!(board.platform.has_pending(0) && !board.platform.has_pending(1));
@@ -121,7 +121,7 @@ mod interrupts_of_the_8259s {
         let board = Board::new(1);
         board.set_up_pics();
         for _ in 0..3 {
-            let next = board.platform.next_event(NOW).unwrap();
+            let next = board.platform.next_event().unwrap();
             board.platform.advance(next);
             assert_eq!(board.acknowledge(0), Some(0x20));
             assert_eq!(board.outb(0x20, 0x20), Effect::None);
@@ -153,7 +153,7 @@ mod interrupts_of_the_io_apic {
         board.apic(1, 0xf0, 0x1ff);
         board.io_apic(0x15, 1 << 24);
         board.io_apic(0x14, 0x30);
-        let next = board.platform.next_event(NOW).unwrap();
+        let next = board.platform.next_event().unwrap();
         board.platform.advance(next);
         assert_eq!(board.woken(), [1]);
         assert_eq!(board.acknowledge(1), Some(0x30));
@@ -267,7 +267,7 @@ mod the_local_apic {
         let board = Board::new(2);
         let id = |cpu, at| board.platform.mmio_read(cpu, NOW, Gpa::new(at), 4);
         assert_eq!((id(0, 0xfee0_0020), id(1, 0xfee0_0020)), (0, 1 << 24));
-        board.platform.set_apic_base(1, NOW, 0xfed0_0800).unwrap();
+        board.platform.set_apic_base(1, 0xfed0_0800).unwrap();
         assert_eq!(
             (id(1, 0xfed0_0020), id(1, 0xfee0_0020)),
             (1 << 24, 0xffff_ffff)
@@ -275,10 +275,10 @@ mod the_local_apic {
         assert_eq!(board.platform.apic_base(0), 0xfee0_0900);
         // x2APIC mode, a reserved bit, an address that is too wide.
         for value in [0xfee0_0c00, 0xfee0_0801, 1 << 40 | 0x800] {
-            let refused = board.platform.set_apic_base(0, NOW, value);
+            let refused = board.platform.set_apic_base(0, value);
             assert_eq!(refused, Err(ReservedBits(value)));
         }
-        board.platform.set_apic_base(0, NOW, 0xfee0_0000).unwrap();
+        board.platform.set_apic_base(0, 0xfee0_0000).unwrap();
         assert_eq!(id(0, 0xfee0_0020), 0xffff_ffff);
         assert_eq!(board.platform.apic_base(0), 0xfee0_0100);
     }
@@ -290,7 +290,7 @@ mod the_local_apic {
         board.apic(1, 0x320, 0x50);
         board.apic(1, 0x3e0, 0b1011);
         board.apic(1, 0x380, 500);
-        assert_eq!(board.platform.next_event(NOW), Some(Time(1500)));
+        assert_eq!(board.platform.next_event(), Some(Time(1500)));
         board.platform.advance(Time(1499));
         assert!(board.woken().is_empty());
         board.platform.advance(Time(1500));
@@ -319,7 +319,7 @@ mod ports {
         for (bytes, ones) in [(1, 0xff), (2, 0xffff), (4, 0xffff_ffff)] {
             for port in [0x2f8, 0xcfc, 0x80, 0xffff] {
                 assert_eq!(
-                    board.platform.port_read(0, NOW, port, bytes),
+                    board.platform.port_read(NOW, port, bytes),
                     ones,
                     "{port:#x}"
                 );
@@ -350,7 +350,7 @@ mod ports {
     fn end_the_run_with_a_value_of_32_bits() {
         let board = Board::new(1);
         assert_eq!(board.outb(0xf4, 7), Effect::None);
-        let effect = board.platform.port_write(0, NOW, 0xf4, 4, 0x1234_5678);
+        let effect = board.platform.port_write(NOW, 0xf4, 4, 0x1234_5678);
         assert_eq!(effect, Effect::DebugExit(0x1234_5678));
     }
 
@@ -358,10 +358,10 @@ mod ports {
     fn of_one_byte_take_wide_accesses_apart() {
         let board = Board::new(1);
         // Counter 2's control word and the gate are three ports apart from the counter.
-        let _ = board.platform.port_write(0, NOW, 0x61, 1, 1);
-        let _ = board.platform.port_write(0, NOW, 0x42, 2, 0x9012);
-        let _ = board.platform.port_write(0, NOW, 0x42, 1, 0x34);
-        let count = board.platform.port_read(0, Time(NOW.0 + 10_000), 0x42, 1);
+        let _ = board.platform.port_write(NOW, 0x61, 1, 1);
+        let _ = board.platform.port_write(NOW, 0x42, 2, 0x9012);
+        let _ = board.platform.port_write(NOW, 0x42, 1, 0x34);
+        let count = board.platform.port_read(Time(NOW.0 + 10_000), 0x42, 1);
         assert!((0x20..0x34).contains(&count), "{count:#x}");
     }
 
@@ -374,7 +374,7 @@ mod ports {
             let _ = board.outb(0x42, byte);
         }
         assert_eq!(board.inb(0x61) & 0x21, 0x01);
-        let later = board.platform.port_read(0, Time(NOW.0 + 90_000), 0x61, 1);
+        let later = board.platform.port_read(Time(NOW.0 + 90_000), 0x61, 1);
         assert_eq!(later & 0x21, 0x21);
     }
 }
@@ -389,14 +389,14 @@ mod ends {
         assert_eq!(board.outb(0x92, 1), Effect::Reset);
         assert_eq!(board.outb(0xcf9, 6), Effect::Reset);
         let control = 5 << 10 | 1 << 13;
-        let effect = board.platform.port_write(0, NOW, 0x604, 2, control);
+        let effect = board.platform.port_write(NOW, 0x604, 2, control);
         assert_eq!(effect, Effect::PowerOff);
     }
 
     #[test]
     fn do_not_come_from_a_pci_address() {
         let board = Board::new(1);
-        let effect = board.platform.port_write(0, NOW, 0xcf8, 4, 0x8000_0600);
+        let effect = board.platform.port_write(NOW, 0xcf8, 4, 0x8000_0600);
         assert_eq!(effect, Effect::None);
         assert_eq!(board.inb(0xcf9), 0);
     }
@@ -422,13 +422,13 @@ mod the_test_device {
     #[test]
     fn tells_the_machine_of_mappings_and_marks() {
         let board = Board::new(1);
-        let write = |port, value| board.platform.port_write(0, NOW, port, 4, value);
+        let write = |port, value| board.platform.port_write(NOW, port, 4, value);
         let dropped = Effect::DropMapping(Gpa::new(0x5000));
         assert_eq!(write(0xe4, 0x5123), dropped);
         assert_eq!(write(0xe0, 1 << 24), Effect::None);
         assert_eq!(write(0x5e0, 1 << 24), Effect::MarkStart(1 << 24));
         assert_eq!(write(0x5e4, 1), Effect::MarkEnd(1));
-        assert_eq!(board.platform.port_read(0, NOW, 0xe0, 4), 1 << 24);
+        assert_eq!(board.platform.port_read(NOW, 0xe0, 4), 1 << 24);
     }
 }
 
@@ -444,7 +444,7 @@ mod the_clock {
         let _ = board.outb(0x71, 0x12);
         // The timer comes earlier, and is masked.
         while !board.platform.has_pending(0) {
-            let next = board.platform.next_event(NOW).unwrap();
+            let next = board.platform.next_event().unwrap();
             assert!(next.0 <= 1_000_000_000);
             board.platform.advance(next);
         }
@@ -458,9 +458,9 @@ mod the_firmware_configuration {
     #[test]
     fn is_selected_by_words_and_read_by_bytes() {
         let board = Board::new(3);
-        let _ = board.platform.port_write(0, NOW, 0x510, 2, 0x0005);
+        let _ = board.platform.port_write(NOW, 0x510, 2, 0x0005);
         assert_eq!((board.inb(0x511), board.inb(0x511)), (3, 0));
-        let _ = board.platform.port_write(0, NOW, 0x510, 2, 0x0003);
+        let _ = board.platform.port_write(NOW, 0x510, 2, 0x0003);
         let ram = [0; 4].map(|_| board.inb(0x511));
         assert_eq!(ram, [0, 0, 0, 4]);
     }
@@ -473,20 +473,20 @@ mod power_management {
     fn has_its_timer_in_32_bits() {
         let board = Board::new(1);
         let second = Time(1_000_000_000);
-        assert_eq!(board.platform.port_read(0, second, 0x608, 4), 3_579_545);
+        assert_eq!(board.platform.port_read(second, 0x608, 4), 3_579_545);
     }
 
     #[test]
     fn interrupts_by_request_9_while_its_status_is_set() {
         let board = Board::new(1);
         board.io_apic(0x10 + 2 * 9, 0x8039);
-        let _ = board.platform.port_write(0, NOW, 0x602, 2, 1);
+        let _ = board.platform.port_write(NOW, 0x602, 2, 1);
         let carry = Time((1u64 << 31) * 1_000_000_000 / 3_579_545 + 1);
         board.platform.advance(carry);
         assert_eq!(board.acknowledge(0), Some(0x39));
         board.apic(0, 0xb0, 0);
         assert_eq!(board.acknowledge(0), Some(0x39));
-        let _ = board.platform.port_write(0, carry, 0x600, 2, 1);
+        let _ = board.platform.port_write(carry, 0x600, 2, 1);
         board.apic(0, 0xb0, 0);
         assert_eq!(board.acknowledge(0), None);
     }
@@ -511,9 +511,9 @@ fn any_access_is_survived() {
             let at = Gpa::new(page + random.u64(..0x40) * 16);
             let platform = &board.platform;
             match random.u8(..10) {
-                0..2 => drop(platform.port_read(cpu, now, port, bytes)),
+                0..2 => drop(platform.port_read(now, port, bytes)),
                 2..4 => {
-                    let _ = platform.port_write(cpu, now, port, bytes, random.u32(..));
+                    let _ = platform.port_write(now, port, bytes, random.u32(..));
                 }
                 4 => drop(platform.mmio_read(cpu, now, at, 4)),
                 5..7 => {
