@@ -327,7 +327,10 @@ pub(crate) fn demand_of(role: Role, entry: &Entry) -> Option<(Gfn, Role)> {
     let below = role.level().below()?;
     match entry {
         Entry::Table(table) => Some((table.gfn, role.child(below, table.rights, false))),
-        Entry::Leaf(leaf) => Some((leaf.base, role.child(below, shadow_rights(leaf), true))),
+        Entry::Leaf(leaf) => {
+            let child = role.split(below, shadow_rights(leaf), leaf.is_dirty());
+            Some((leaf.base, child))
+        }
         _ => None,
     }
 }

@@ -20,6 +20,7 @@ use crate::walk::Rights;
 /// | 7 | address space |
 /// | 8 | the root of PAE-format tables |
 /// | 9-10 | quadrant: which part of a 32-bit guest table it stands for |
+/// | 11 | direct, under CR0.WP = 0: what it splits was not dirty, so that nothing in it may be writable, not even for the kernel alone |
 /// | 16-18 | guest format |
 /// | 19-26 | paging rules: NX, CR0.WP, SMEP, SMAP, ... |
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -28,6 +29,7 @@ pub(crate) struct Role(u32);
 impl Role {
     const DIRECT: u32 = 1 << 3;
     const PAE_ROOT: u32 = 1 << 8;
+    const CLEAN: u32 = 1 << 11;
 
     /// Makes the role of a page that stands for a guest table.
     pub(crate) fn indirect(
@@ -73,7 +75,7 @@ impl Role {
     /// Returns the role of the page below, for an entry that leads to a guest table with `inherited` rights.
     #[inline]
     pub(crate) fn child(self, level: Level, inherited: Rights, direct: bool) -> Self {
-        let kept = self.0 & !0x7f & !Self::PAE_ROOT;
+        let kept = self.0 & !0x7f & !Self::PAE_ROOT & !Self::CLEAN;
         let direct = if direct && !mutant!(RoleWithoutDirect) {
             Self::DIRECT
         } else {
@@ -85,6 +87,25 @@ impl Role {
             inherited
         };
         Self(kept | direct | (inherited.bits() as u32) << 4 | level.get() as u32)
+    }
+
+    /// Returns the role of the page that splits a leaf, `rights` being what a shadow of it may allow.
+    ///
+    /// Under CR0.WP = 0 the kernel writes to what is read-only, and gets an entry for that once the leaf is dirty. Rights do not
+    /// tell such a leaf from one that is read-only in the shadow because it is not dirty yet.
+    #[inline]
+    pub(crate) fn split(self, level: Level, rights: Rights, is_dirty: bool) -> Self {
+        let role = self.child(level, rights, true);
+        if is_dirty || self.rules().contains(PagingRules::WP) || mutant!(RoleWithoutDirty) {
+            role
+        } else {
+            Self(role.0 | Self::CLEAN)
+        }
+    }
+
+    /// Returns whether what a direct page splits was dirty, as far as that matters.
+    pub(crate) const fn splits_dirty(self) -> bool {
+        self.0 & Self::CLEAN == 0
     }
 
     #[inline]

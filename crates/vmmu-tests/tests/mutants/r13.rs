@@ -1,10 +1,13 @@
 //! R13: the guest's accessed and dirty bits are guest memory: stored in time, logged, and never in a frame that is not the guest's to write.
 
-use vmmu::addr::Gfn;
+use vmmu::addr::{Gfn, Level};
+use vmmu::paging::Cr0;
 use vmmu::walk::AccessKind;
 use vmmu::{Engine, FaultOutcome, SlotFlags};
-use vmmu_tests::guest::{A, D, P, PAGE, TABLE, U, USER_READ, USER_WRITE, W, entry, slot};
-use vmmu_tests::machine::{Seen, Setup};
+use vmmu_tests::guest::{
+    A, D, P, PAGE, READ, ROOT, TABLE, U, USER_READ, USER_WRITE, W, WRITE, entry, long4, slot,
+};
+use vmmu_tests::machine::{Machine, Seen, Setup};
 
 use crate::stage::{DIRECTORY, FRAMES, LEAVES, Other, READ_PAGE, at, guest, quiet, reached, start};
 
@@ -80,4 +83,49 @@ fn an_accessed_bit_that_the_guest_clears_is_set_again() {
     machine.invlpg(0, va);
     assert!(matches!(machine.access(0, va, USER_READ), Seen::Memory(_)));
     assert_ne!(machine.peek(slot(LEAVES, 1)) & A, 0);
+}
+
+/// A bit of an entry: a huge page.
+const HUGE: u64 = 1 << 7;
+
+/// A guest with CR0.WP = 0, its huge pages split, and such pages of the same 2 MiB at entries 2 and 3 of its directory, the first read-only and dirty.
+fn two_huge_pages(second: u64) -> Machine {
+    let mut setup = quiet(Engine::Shadow, 1);
+    setup.config.largest_leaf = Level::L1;
+    let (mut machine, _) = start(&setup, SlotFlags::empty());
+    let mut state = long4(ROOT);
+    state.cr0.remove(Cr0::WP);
+    machine.set_state(0, state);
+    machine.poke(slot(DIRECTORY, 2), entry(512, P | U | A | D | HUGE));
+    machine.poke(slot(DIRECTORY, 3), entry(512, second | HUGE));
+    machine
+}
+
+#[test]
+fn a_huge_page_that_the_kernel_writes_without_wp_is_dirty_again_after_the_guest_cleared_that() {
+    let mut machine = two_huge_pages(P | U | A);
+    let va = at(2, 5);
+    assert_eq!(machine.access(0, va, WRITE), reached(517, va));
+    machine.emulated_write(slot(DIRECTORY, 2), entry(512, P | U | A | HUGE));
+    machine.invlpg(0, va);
+    assert_eq!(machine.access(0, va, READ), reached(517, va));
+    assert_eq!(machine.access(0, va, WRITE), reached(517, va));
+    assert_ne!(machine.peek(slot(DIRECTORY, 2)) & D, 0);
+}
+
+#[test]
+fn a_huge_page_does_not_use_the_writable_entries_of_one_that_is_dirty() {
+    for second in [P | U | A, P | W | U | A] {
+        let mut machine = two_huge_pages(second);
+        let (dirty, other) = (at(2, 5), at(3, 5));
+        let neighbour = at(3, 6);
+        assert_eq!(machine.access(0, neighbour, READ), reached(518, neighbour));
+        assert_eq!(machine.access(0, dirty, WRITE), reached(517, dirty));
+        assert_eq!(machine.access(0, other, WRITE), reached(517, other));
+        assert_ne!(machine.peek(slot(DIRECTORY, 3)) & D, 0, "{second:#x}");
+        machine
+            .mmu
+            .audit(vmmu::Strictness::Exact)
+            .expect("the rules hold");
+    }
 }

@@ -228,8 +228,8 @@ impl<H: Host, O: Observer> Audit<'_, '_, H, O> {
                     }
                     Entry::Leaf(leaf) => {
                         // A page made before D was set does not allow writing: the next write replaces it.
-                        let wide = role.child(below, leaf.rights, true);
-                        let narrow = role.child(below, leaf.rights - Rights::WRITE, true);
+                        let wide = role.split(below, leaf.rights, true);
+                        let narrow = role.split(below, leaf.rights - Rights::WRITE, false);
                         child.gfn() == leaf.base
                             && (child.role() == narrow || (leaf.is_dirty() && child.role() == wide))
                     }
@@ -333,10 +333,14 @@ fn demanded(page: &Page, slot: Index, child: &Page) -> bool {
     let linear = !above.is_direct()
         || (below.is_direct()
             && below.rights() == above.rights()
+            && below.splits_dirty() == above.splits_dirty()
             && child.gfn() == position(page, slot));
-    below == above.child(level, below.rights(), below.is_direct())
-        && above.rights().contains(below.rights())
-        && linear
+    let child = if below.is_direct() {
+        above.split(level, below.rights(), below.splits_dirty())
+    } else {
+        above.child(level, below.rights(), false)
+    };
+    below == child && above.rights().contains(below.rights()) && linear
 }
 
 /// Returns the host frame of a leaf's first 4 KiB, without the bits that large leaves use otherwise.

@@ -108,6 +108,7 @@ mutants! {
     R13 MarkNotLogged Machine "r13::" "a table's frame is not logged when A and D are stored in it";
     R13 FirstReadWritable Machine "r13::" "a read maps a page writable whose D bit is clear";
     R13 WriteBeforeDirty Machine "r13::" "a neighbour is mapped writable whose D bit is clear";
+    R13 RoleWithoutDirty Machine "r13::" "under CR0.WP = 0 a page that splits a dirty huge page serves one that is not dirty";
     R13 PrefetchUnaccessed Machine "r13::" "a neighbour is mapped whose A bit is clear";
     R13 KeepUnaccessed Machine "r13::" "sync keeps an entry whose A bit the guest cleared";
     // The protocol between processors.

@@ -100,12 +100,13 @@ pub(crate) fn demand(walk: &Walk, role: Role, level: Level) -> Option<(Gfn, Role
         );
         return Some((gpte.frame(), role.child(below, rights, false)));
     }
-    let dirty = if walk.is_dirty() {
+    let rights = if walk.is_dirty() {
         walk.rights()
     } else {
         walk.rights() - Rights::WRITE
     };
-    Some((walk.gfn().align_down(level), role.child(below, dirty, true)))
+    let child = role.split(below, rights, walk.is_dirty());
+    Some((walk.gfn().align_down(level), child))
 }
 
 #[cfg(all(test, not(loom)))]
