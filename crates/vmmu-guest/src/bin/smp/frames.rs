@@ -15,8 +15,12 @@ use crate::random::Random;
 
 /// How many there are.
 pub(crate) const COUNT: usize = 160;
-/// The first one.
-const FIRST: Frame = Frame::at(0x100_0000);
+/// The first one, at a multiple of 2 MiB.
+pub(crate) const FIRST: Frame = Frame::at(0x100_0000);
+/// The first of 2 MiB of frames that keep their stamps.
+pub(crate) const STILL: Frame = Frame::at(0x120_0000);
+/// What is mapped where no table is any more.
+const TRAP: Frame = Frame::at(0xbf_f000);
 /// The word of a frame that holds its stamp.
 const STAMP: usize = 0;
 /// The word that a copy keeps.
@@ -24,7 +28,9 @@ pub(crate) const CONTENT: usize = 1;
 /// The first of the words that are one processor's each.
 pub(crate) const OWN: usize = 16;
 /// The stamp of a frame that nobody uses.
-const UNUSED: u64 = 0xdead_0000_0000_0000;
+const UNUSED: u64 = 0xde00_0000_0000_0000;
+/// The stamp of the frame that tables lead to after their end.
+const TRAPPED: u64 = 0x7a00_0000_0000_0000;
 /// The stamp of a frame in use, without its number and generation.
 const USED: u64 = 0x5a00_0000_0000_0000;
 
@@ -46,7 +52,7 @@ impl Tenure {
         USED | self.generation << 16 | self.number as u64
     }
 
-    /// The address of word `index` of the frame where all memory is mapped one to one.
+    /// Word `index` of the frame, read where all memory is mapped one to one.
     pub(crate) fn word(self, index: usize) -> u64 {
         self.frame().get(index).bits()
     }
@@ -54,19 +60,48 @@ impl Tenure {
     /// Whether the frame hasn't been given back.
     pub(crate) fn is_current(self) -> bool {
         GENERATIONS[self.number].load(Ordering::SeqCst) == self.generation
-            && USERS[self.number].load(Ordering::SeqCst) != 0
+            && !matches!(USERS[self.number].load(Ordering::SeqCst), 0 | BUSY)
     }
 }
 
-/// How many entries lead to each frame, or 1 for a table; 0 if it is free.
+/// How many entries lead to each frame, or 1 for a table; 0 if it is free, [`BUSY`] in between.
 static USERS: [AtomicU32; COUNT] = [const { AtomicU32::new(0) }; COUNT];
+/// Of a frame that is being filled or emptied.
+const BUSY: u32 = u32::MAX;
 static GENERATIONS: [AtomicU64; COUNT] = [const { AtomicU64::new(0) }; COUNT];
+
+/// The generation in which a frame is shared and must not be written; else 0.
+static SHARED: [AtomicU64; COUNT] = [const { AtomicU64::new(0) }; COUNT];
+/// What the processors' words of a shared frame come to.
+static SUMS: [AtomicU64; COUNT] = [const { AtomicU64::new(0) }; COUNT];
+
+/// The stamp of the frame with number `number` among those that keep theirs.
+pub(crate) const fn still_stamp(number: usize) -> u64 {
+    0x5700_0000_0000_0000 | number as u64
+}
+
+/// The tenure that the frame `number` is in, if it is used.
+pub(crate) fn current(number: usize) -> Option<Tenure> {
+    let generation = GENERATIONS[number].load(Ordering::SeqCst);
+    let tenure = Tenure { number, generation };
+    tenure.is_current().then_some(tenure)
+}
+
+/// Whether a stamp is one of data or of a frame that nobody uses: one that tells frames apart.
+pub(crate) const fn is_stamp(word: u64) -> bool {
+    matches!(word & 0xff << 56, USED | UNUSED)
+}
 
 /// Marks every frame as unused.
 pub(crate) fn prepare() {
     for number in 0..COUNT {
         poison(FIRST.next(number as u64));
     }
+    for number in 0..512 {
+        let frame = STILL.next(number as u64);
+        frame.set(STAMP, Entry::raw(still_stamp(number)));
+    }
+    TRAP.set(STAMP, Entry::raw(TRAPPED));
 }
 
 fn poison(frame: Frame) {
@@ -75,18 +110,24 @@ fn poison(frame: Frame) {
     }
 }
 
-/// Takes a frame at random; its words are as they were.
+/// Takes a frame at random; its words are as they were. It is busy until [`ready`].
 fn take(random: &mut Random) -> Option<Tenure> {
     let first = random.below(COUNT as u64) as usize;
     (first..first + COUNT)
         .map(|number| number % COUNT)
         .find_map(|number| {
             USERS[number]
-                .compare_exchange(0, 1, Ordering::SeqCst, Ordering::SeqCst)
+                .compare_exchange(0, BUSY, Ordering::SeqCst, Ordering::SeqCst)
                 .ok()?;
             let generation = GENERATIONS[number].fetch_add(1, Ordering::SeqCst) + 1;
             Some(Tenure { number, generation })
         })
+}
+
+/// Says that a frame is filled, and has one user.
+fn ready(tenure: Tenure) -> Tenure {
+    USERS[tenure.number].store(1, Ordering::SeqCst);
+    tenure
 }
 
 /// Takes a frame for data, with one user. There may be none left.
@@ -96,26 +137,85 @@ pub(crate) fn take_data(random: &mut Random) -> Option<Tenure> {
     (OWN..2 * OWN).for_each(|index| frame.set(index, Entry::EMPTY));
     frame.set(CONTENT, Entry::raw(random.next()));
     frame.set(STAMP, Entry::raw(tenure.stamp()));
-    Some(tenure)
+    Some(ready(tenure))
 }
 
 /// Takes a frame for a table. There may be none left.
 pub(crate) fn take_table(random: &mut Random) -> Option<Tenure> {
     let tenure = take(random)?;
     tenure.frame().clear();
-    Some(tenure)
+    Some(ready(tenure))
+}
+
+/// Takes a frame for a copy of `source`, which nobody writes. There may be none left.
+pub(crate) fn take_copy(source: Tenure, random: &mut Random) -> Option<Tenure> {
+    let tenure = take(random)?;
+    tenure.frame().copy_from(source.frame());
+    tenure.frame().set(STAMP, Entry::raw(tenure.stamp()));
+    Some(ready(tenure))
+}
+
+/// Makes a table that is no longer used lead to the trap, then gives its frame back.
+pub(crate) fn release_table(tenure: Tenure, entries: impl Iterator<Item = usize>) {
+    USERS[tenure.number].store(BUSY, Ordering::SeqCst);
+    let trap = Entry::new(TRAP, Entry::P | Entry::W | Entry::U | Entry::A | Entry::D);
+    poison(tenure.frame());
+    entries.for_each(|index| tenure.frame().set(index, trap));
+    USERS[tenure.number].store(0, Ordering::SeqCst);
+}
+
+/// Says that one more entry leads to the frame.
+pub(crate) fn add_user(tenure: Tenure) {
+    USERS[tenure.number].fetch_add(1, Ordering::SeqCst);
+}
+
+/// How many entries lead to it.
+pub(crate) fn users(tenure: Tenure) -> u32 {
+    USERS[tenure.number].load(Ordering::SeqCst)
+}
+
+/// Says that nobody may write to the frame from now on; those who still may are asked to forget it before [`close`].
+pub(crate) fn share(tenure: Tenure) {
+    SHARED[tenure.number].store(tenure.generation, Ordering::SeqCst);
+}
+
+/// Says that the frame may be written.
+pub(crate) fn unshare(tenure: Tenure) {
+    SHARED[tenure.number].store(0, Ordering::SeqCst);
+}
+
+/// Whether nobody may write to the frame.
+pub(crate) fn is_shared(tenure: Tenure) -> bool {
+    SHARED[tenure.number].load(Ordering::SeqCst) == tenure.generation
+}
+
+/// Notes what a shared frame holds, when nobody can write to it any more.
+pub(crate) fn close(tenure: Tenure) {
+    SUMS[tenure.number].store(sum(tenure), Ordering::SeqCst);
+}
+
+/// Whether a shared frame still holds what it did at [`close`].
+pub(crate) fn is_untouched(tenure: Tenure) -> bool {
+    SUMS[tenure.number].load(Ordering::SeqCst) == sum(tenure)
+}
+
+fn sum(tenure: Tenure) -> u64 {
+    (OWN..2 * OWN).fold(0, |sum: u64, index| sum.rotate_left(7) ^ tenure.word(index))
 }
 
 /// Says that one entry less leads to the frame; the last one gives it back.
 pub(crate) fn release(tenure: Tenure) {
     let users = &USERS[tenure.number];
+    let change = |from, to| users.compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst);
     let mut count = users.load(Ordering::SeqCst);
     loop {
-        if count == 1 {
-            // The last user: nobody else reads or takes it.
-            poison(tenure.frame());
-        }
-        match users.compare_exchange(count, count - 1, Ordering::SeqCst, Ordering::SeqCst) {
+        let less = if count == 1 { BUSY } else { count - 1 };
+        match change(count, less) {
+            Ok(_) if less == BUSY => {
+                poison(tenure.frame());
+                users.store(0, Ordering::SeqCst);
+                return;
+            }
             Ok(_) => return,
             Err(now) => count = now,
         }

@@ -19,20 +19,22 @@ mod frames;
 mod freestanding;
 mod link;
 mod meeting;
+mod path;
+mod place;
 mod program;
 mod random;
 mod report;
 mod shoot_down;
 mod startup;
+mod structure;
 mod trap;
 mod world;
 
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use vmmu_guest::machine::{CommandLine, Entry, Port, end_run, local_apic};
+use vmmu_guest::machine::{CommandLine, Port, end_run, local_apic};
 
 use program::Program;
-use random::Random;
 
 vmmu_guest::long_mode_entry!(main);
 
@@ -61,10 +63,7 @@ extern "C" fn main(line: &'static CommandLine) -> ! {
     Port::FIRST_PIC_MASK.write_u8(0xff);
     Port::SECOND_PIC_MASK.write_u8(0xff);
     local_apic::map();
-    world::prepare(
-        boot_entry(),
-        &mut Random::new(SEED.load(Ordering::SeqCst), u64::MAX),
-    );
+    world::prepare();
     trap::prepare();
     trap::install(0);
     startup::start_others(cpus, other);
@@ -102,12 +101,6 @@ fn run(number: usize) {
     CHECKED.fetch_add(program.checked, Ordering::SeqCst);
     OVERTAKEN.fetch_add(program.overtaken, Ordering::SeqCst);
     meeting::wait_for_all(number, cpus);
-}
-
-/// Entry 0 of the bootstrap root.
-fn boot_entry() -> world::Frame0 {
-    const BOOT_PDPT: u64 = 0x2000;
-    world::Frame0(Entry::raw(BOOT_PDPT | Entry::P | Entry::W | Entry::A))
 }
 
 /// How many processors the firmware's configuration tells of (QEMU's fw_cfg, item 5), or 1 if there is none.

@@ -8,6 +8,7 @@
 use core::arch::{asm, global_asm};
 use core::cell::UnsafeCell;
 
+use vmmu_guest::machine::register::Control;
 use vmmu_guest::machine::segment::{Segments, Stacks};
 use vmmu_guest::machine::{Gate, Gates, Va, local_apic, register};
 
@@ -219,6 +220,7 @@ pub(crate) fn install(number: usize) {
     }
     GATES.install();
     register::set_segment_bases(0, &raw const NUMBERS[number] as u64);
+    Control::current().union(Control::PGE).load();
     local_apic::enable(SPURIOUS_VECTOR);
     enable_interrupts();
 }

@@ -1,151 +1,94 @@
 //! The address spaces: a few roots, directories that several roots share, tables, and what is known of each entry.
 //!
-//! A [`Place`] names a page in a space: a slot of the root leads to a directory (a table of level 3 with one of level 2 below
-//! it), a region of it to a table, a page of that to a frame. Slot 0 is the same directory in every space, as an operating
-//! system's own half is; slot 1 is shared by pairs of spaces; slot 2 is each space's own.
+//! A slot of a root leads to a directory (a table of level 3 with one of level 2 below it), a region of that to a table or a large
+//! page, a page of a table to a frame. Slot 0 is the same directory in every space, as an operating system's own half is, and
+//! has global pages; the other directories change places among the spaces, and tables among the regions of directories.
 //!
-//! Key types: [`Place`], [`Path`] (what is known of the entries on the way to it), [`Leaf`].
+//! Invariants:
+//! 1. Links of roots and directories, and who uses a table, change only with the structure held alone; those of pages with it
+//!    held by any number ([`crate::structure`]).
+//! 2. The tables of directory 0 are in no other directory: what is global there is so in every space.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use vmmu_guest::machine::{Entry, Frame, Level, Va};
+use vmmu_guest::machine::register::load_root;
+use vmmu_guest::machine::{Entry, Frame};
 
 use crate::frames::{self, Tenure};
-use crate::link::{Link, Seen};
-use crate::random::Random;
+use crate::link::Link;
+use crate::place::{
+    PAGE_INDICES, PAGES, Place, REGION_INDICES, REGIONS, Region, SLOT_INDICES, SLOTS, SPACES, Scope,
+};
 use crate::startup::MOST;
 
-/// Address spaces.
-pub(crate) const SPACES: usize = 4;
-/// Slots of a root that are used.
-pub(crate) const SLOTS: usize = 3;
-/// Regions of a directory that are used.
-pub(crate) const REGIONS: usize = 4;
-/// Pages of a table that are used.
-pub(crate) const PAGES: usize = 8;
-/// Directories.
-const DIRECTORIES: usize = 3 + SPACES;
+/// Directories: one for slot 0 of all, and as many for the other slots as there are.
+pub(crate) const DIRECTORIES: usize = 1 + SPACES * (SLOTS - 1);
 /// Tables.
-pub(crate) const TABLES: usize = DIRECTORIES * REGIONS;
+pub(crate) const TABLES: usize = 40;
 
-/// Where the slots are in a root.
-const SLOT_INDICES: [usize; SLOTS] = [1, 2, 300];
-/// Where the regions are in a directory's table of level 2.
-const REGION_INDICES: [usize; REGIONS] = [0, 1, 2, 511];
-/// Where the pages are in a table.
-const PAGE_INDICES: [usize; PAGES] = [0, 1, 2, 3, 7, 8, 510, 511];
-
-/// The frames of roots and directories, which never change.
+/// The frames of roots and directories.
 const UPPER: Frame = Frame::at(0xc0_0000);
-/// Present, writable, accessed: what leads from table to table.
+/// Of an entry that leads to a table: the rights are the leaves' matter.
 const LINK_BITS: u64 = Entry::P | Entry::W | Entry::U;
 
-/// A page of a space.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
-    pub(crate) space: usize,
-    pub(crate) slot: usize,
-    pub(crate) region: usize,
-    pub(crate) page: usize,
-}
+/// Entry 0 of the bootstrap root, which every root has: the image, all memory one to one, and the local APIC.
+const BOOT_ENTRY: Entry = Entry::raw(0x2000 | Entry::P | Entry::W | Entry::A);
 
-impl Place {
-    /// Any page of `space`.
-    pub(crate) fn random_in(space: usize, random: &mut Random) -> Self {
-        Self {
-            space,
-            slot: random.below(SLOTS as u64) as usize,
-            region: random.below(REGIONS as u64) as usize,
-            page: random.below(PAGES as u64) as usize,
-        }
-    }
-
-    /// Its address.
-    pub(crate) fn address(self) -> Va {
-        let slot = SLOT_INDICES[self.slot] as u64;
-        let address = slot << Level::Pml4.shift()
-            | (REGION_INDICES[self.region] as u64) << Level::Pd.shift()
-            | (PAGE_INDICES[self.page] as u64) << Level::Pt.shift();
-        Va::new(if slot >= 256 {
-            address | 0xffff_0000_0000_0000
-        } else {
-            address
-        })
-    }
-}
-
-/// What an entry of a table leads to: a frame with rights, or nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Leaf(u64);
-
-impl Leaf {
-    /// Not present.
-    pub(crate) const NONE: Self = Self(0);
-    const PRESENT: u64 = 1 << 0;
-    const WRITABLE: u64 = 1 << 1;
-
-    pub(crate) const fn new(tenure: Tenure, writable: bool) -> Self {
-        let rights = if writable { Self::WRITABLE } else { 0 };
-        Self(Self::PRESENT | rights | (tenure.number as u64) << 8 | tenure.generation << 32)
-    }
-
-    pub(crate) const fn from_word(word: u64) -> Self {
-        Self(word)
-    }
-
-    pub(crate) const fn to_word(self) -> u64 {
-        self.0
-    }
-
-    pub(crate) const fn is_writable(self) -> bool {
-        self.0 & Self::WRITABLE != 0
-    }
-
-    /// The frame, if it is present.
-    pub(crate) const fn tenure(self) -> Option<Tenure> {
-        if self.0 & Self::PRESENT == 0 {
-            return None;
-        }
-        Some(Tenure {
-            number: (self.0 >> 8 & 0xffff) as usize,
-            generation: self.0 >> 32,
-        })
-    }
-
-    /// The entry that says so, neither accessed nor dirty.
-    pub(crate) fn entry(self) -> Entry {
-        let rights = if self.is_writable() { Entry::W } else { 0 };
-        self.tenure().map_or(Entry::EMPTY, |tenure| {
-            Entry::new(tenure.frame(), Entry::P | Entry::U | rights)
-        })
-    }
-}
+/// What a root's slot leads to.
+static ROOTS: [[Link; SLOTS]; SPACES] = [const { [const { Link::new() }; SLOTS] }; SPACES];
+/// What a directory's region leads to.
+static REGION_LINKS: [[Link; REGIONS]; DIRECTORIES] =
+    [const { [const { Link::new() }; REGIONS] }; DIRECTORIES];
 
 /// A table of level 1.
 pub(crate) struct Table {
-    frame: AtomicU64,
+    /// Its frame, and the generation of that.
+    number: AtomicU64,
+    generation: AtomicU64,
+    /// How many regions lead to it; 0 if there is no such table now.
+    pub(crate) users: AtomicU32,
     leaves: [Link; PAGES],
 }
 
+static TABLE: [Table; TABLES] = [const {
+    Table {
+        number: AtomicU64::new(0),
+        generation: AtomicU64::new(0),
+        users: AtomicU32::new(0),
+        leaves: [const { Link::new() }; PAGES],
+    }
+}; TABLES];
+
 impl Table {
-    fn frame(&self) -> Frame {
-        Frame::at(self.frame.load(Ordering::SeqCst))
+    /// The frame that it is in.
+    pub(crate) fn tenure(&self) -> Tenure {
+        Tenure {
+            number: self.number.load(Ordering::SeqCst) as usize,
+            generation: self.generation.load(Ordering::SeqCst),
+        }
+    }
+
+    /// Puts it into a frame.
+    pub(crate) fn set_tenure(&self, tenure: Tenure) {
+        self.number.store(tenure.number as u64, Ordering::SeqCst);
+        self.generation.store(tenure.generation, Ordering::SeqCst);
     }
 
     /// Exchanges the entry of page `page`.
     pub(crate) fn exchange(&self, page: usize, entry: Entry) -> Entry {
-        self.frame().exchange(PAGE_INDICES[page], entry)
+        self.tenure().frame().exchange(PAGE_INDICES[page], entry)
     }
 
     /// Clears the accessed and dirty bits of page `page`.
     pub(crate) fn harvest(&self, page: usize) -> Entry {
-        self.frame()
+        self.tenure()
+            .frame()
             .clear_bits(PAGE_INDICES[page], Entry::A | Entry::D)
     }
 
     /// The entry of page `page`.
     pub(crate) fn entry(&self, page: usize) -> Entry {
-        self.frame().get(PAGE_INDICES[page])
+        self.tenure().frame().get(PAGE_INDICES[page])
     }
 
     /// What is known of page `page`.
@@ -154,85 +97,37 @@ impl Table {
     }
 }
 
-static TABLE: [Table; TABLES] = [const {
-    Table {
-        frame: AtomicU64::new(0),
-        leaves: [const { Link::new() }; PAGES],
-    }
-}; TABLES];
-
-/// The space that each processor uses, or [`NO_SPACE`].
-static CURRENT: [AtomicU64; MOST] = [const { AtomicU64::new(NO_SPACE) }; MOST];
-/// Of a processor that doesn't run a program: no set of spaces has it.
-const NO_SPACE: u64 = 63;
-
-/// The directory in `slot` of `space`.
-const fn directory(space: usize, slot: usize) -> usize {
-    match slot {
-        0 => 0,
-        1 => 1 + space / 2,
-        _ => 3 + space,
-    }
+/// The table with number `number`.
+pub(crate) fn table(number: usize) -> &'static Table {
+    &TABLE[number]
 }
 
-/// The table of `region` of `slot` of `space`.
-pub(crate) fn table(place: Place) -> &'static Table {
-    &TABLE[directory(place.space, place.slot) * REGIONS + place.region]
+/// What is known of slot `slot` of `space`: the number of a directory.
+pub(crate) fn root_link(space: usize, slot: usize) -> &'static Link {
+    &ROOTS[space][slot]
 }
 
-/// The spaces in which a table is reached, as a set.
-fn spaces_that_reach(place: Place) -> u64 {
-    let same = |&space: &usize| directory(space, place.slot) == directory(place.space, place.slot);
-    (0..SPACES)
-        .filter(same)
-        .fold(0, |set, space| set | 1 << space)
+/// What is known of region `region` of `directory`: a [`Region`].
+pub(crate) fn region_link(directory: usize, region: usize) -> &'static Link {
+    &REGION_LINKS[directory][region]
 }
 
-/// The processors that use a space in which `place`'s table is reached, as a set.
-///
-/// Called after the entry is stored: a processor that names the space later loads CR3 after that, and has nothing older.
-pub(crate) fn processors_that_reach(place: Place) -> u64 {
-    let spaces = spaces_that_reach(place);
-    let uses = |&number: &usize| spaces >> CURRENT[number].load(Ordering::SeqCst) & 1 != 0;
-    (0..MOST)
-        .filter(uses)
-        .fold(0, |set, number| set | 1 << number)
+/// The directory in a slot of a space, for who holds the structure.
+pub(crate) fn directory(space: usize, slot: usize) -> usize {
+    root_link(space, slot).now() as usize
 }
 
-/// What is known of a place when it is about to be accessed.
-pub(crate) struct Path {
-    pub(crate) place: Place,
-    link: &'static Link,
-    leaf: Seen,
+/// What a region of a directory leads to, for who holds the structure.
+pub(crate) fn region(directory: usize, region: usize) -> Region {
+    Region::from_word(region_link(directory, region).now())
 }
 
-impl Path {
-    /// Looks at the entries; nothing while one of them is being prepared for a change.
-    pub(crate) fn look(place: Place) -> Option<Self> {
-        let link = table(place).leaf(place.page);
-        Some(Self {
-            place,
-            link,
-            leaf: link.look()?,
-        })
-    }
-
-    /// Whether all of it was true all the time since.
-    pub(crate) fn still_holds(&self) -> bool {
-        self.link.is_still(self.leaf)
-    }
-
-    /// Whether no change is under way.
-    pub(crate) fn is_stable(&self) -> bool {
-        self.leaf.is_stable()
-    }
-
-    /// What an access may find: one of two while a change is under way, else the same twice.
-    pub(crate) fn leaves(&self) -> [Leaf; 2] {
-        [
-            Leaf::from_word(self.leaf.now),
-            Leaf::from_word(self.leaf.before),
-        ]
+/// Whether what is in `directory` is the same in every space, so that it may be global.
+pub(crate) const fn scope_of(directory: usize) -> Scope {
+    if directory == 0 {
+        Scope::Global
+    } else {
+        Scope::Local
     }
 }
 
@@ -240,41 +135,119 @@ fn root(space: usize) -> Frame {
     UPPER.next(space as u64)
 }
 
+/// The two frames of a directory: of level 3 and of level 2.
+fn directory_frames(directory: usize) -> (Frame, Frame) {
+    let level3 = UPPER.next((SPACES + 2 * directory) as u64);
+    (level3, level3.next(1))
+}
+
+/// Exchanges the entry of a root's slot for one that leads to `directory`.
+pub(crate) fn exchange_root(space: usize, slot: usize, directory: usize) -> Entry {
+    root(space).exchange(SLOT_INDICES[slot], root_entry(directory))
+}
+
+/// The entry of a root that leads to `directory`.
+pub(crate) fn root_entry(directory: usize) -> Entry {
+    Entry::new(directory_frames(directory).0, LINK_BITS)
+}
+
+/// Exchanges the entry of a directory's region for one that leads to `new`.
+pub(crate) fn exchange_region(directory: usize, region: usize, new: Region) -> Entry {
+    let index = REGION_INDICES[region];
+    directory_frames(directory)
+        .1
+        .exchange(index, region_entry(new))
+}
+
+/// The entry of a directory that leads to `region`, without the bits that processors set.
+pub(crate) fn region_entry(region: Region) -> Entry {
+    match region {
+        Region::None => Entry::EMPTY,
+        Region::Table(number) => Entry::new(table(number).tenure().frame(), LINK_BITS),
+        Region::Large(..) => region.large_entry().unwrap_or(Entry::EMPTY),
+    }
+}
+
+/// The entry of a directory's region as it is in memory.
+pub(crate) fn region_entry_now(directory: usize, region: usize) -> Entry {
+    directory_frames(directory).1.get(REGION_INDICES[region])
+}
+
+/// The entry of a root's slot as it is in memory.
+pub(crate) fn root_entry_now(space: usize, slot: usize) -> Entry {
+    root(space).get(SLOT_INDICES[slot])
+}
+
+/// Clears the accessed and dirty bits of a directory's region.
+pub(crate) fn harvest_region(directory: usize, region: usize) -> Entry {
+    directory_frames(directory)
+        .1
+        .clear_bits(REGION_INDICES[region], Entry::A | Entry::D)
+}
+
+/// The space that each processor uses, or [`NO_SPACE`].
+static CURRENT: [AtomicU64; MOST] = [const { AtomicU64::new(NO_SPACE) }; MOST];
+/// Of a processor that doesn't run a program: no set of spaces has it.
+const NO_SPACE: u64 = 63;
+
+/// All spaces, as a set.
+pub(crate) const EVERY_SPACE: u64 = (1 << SPACES) - 1;
+
+/// The spaces that have `directory` in a slot, as a set.
+pub(crate) fn spaces_with(directory: usize) -> u64 {
+    let has = |&space: &usize| (0..SLOTS).any(|slot| self::directory(space, slot) == directory);
+    (0..SPACES)
+        .filter(has)
+        .fold(0, |set, space| set | 1 << space)
+}
+
+/// The processors that use one of `spaces`, as a set.
+///
+/// Called after an entry is stored: a processor that names the space later loads CR3 after that, and has nothing older.
+pub(crate) fn processors_in(spaces: u64) -> u64 {
+    let uses = |&number: &usize| spaces >> CURRENT[number].load(Ordering::SeqCst) & 1 != 0;
+    (0..MOST)
+        .filter(uses)
+        .fold(0, |set, number| set | 1 << number)
+}
+
 /// Makes `space` the one of processor `number`, which is the one that calls.
 pub(crate) fn enter(number: usize, space: usize) {
     CURRENT[number].store(space as u64, Ordering::SeqCst);
-    vmmu_guest::machine::register::load_root(root(space));
+    load_root(root(space));
 }
 
-/// Builds the spaces: every table is there, and empty.
-pub(crate) fn prepare(boot_root: Frame0, random: &mut Random) {
+/// Builds the spaces: every directory is there, and empty.
+pub(crate) fn prepare() {
     frames::prepare();
     for number in 0..(SPACES + 2 * DIRECTORIES) as u64 {
         UPPER.next(number).clear();
     }
-    let directories = UPPER.next(SPACES as u64);
-    let level3 = |number: usize| directories.next(2 * number as u64);
     for number in 0..DIRECTORIES {
-        let level2 = level3(number).next(1);
-        level3(number).set(0, Entry::new(level2, LINK_BITS));
-        for (region, index) in REGION_INDICES.into_iter().enumerate() {
-            let frame = frames::take_table(random)
-                .expect("there are more frames than tables")
-                .frame();
-            TABLE[number * REGIONS + region]
-                .frame
-                .store(frame.address(), Ordering::SeqCst);
-            level2.set(index, Entry::new(frame, LINK_BITS));
-        }
+        let (level3, level2) = directory_frames(number);
+        level3.set(0, Entry::new(level2, LINK_BITS));
     }
     for space in 0..SPACES {
-        root(space).set(0, boot_root.0);
-        for (slot, index) in SLOT_INDICES.into_iter().enumerate() {
-            root(space).set(index, Entry::new(level3(directory(space, slot)), LINK_BITS));
+        root(space).set(0, BOOT_ENTRY);
+        for slot in 0..SLOTS {
+            // Two spaces share each directory of slot 1 at first.
+            let directory = match slot {
+                0 => 0,
+                1 => 1 + space / 2 * 2,
+                _ => 2 + space * 2,
+            };
+            if let Some(change) = root_link(space, slot).try_change() {
+                change.announce(directory as u64);
+            }
+            exchange_root(space, slot, directory);
         }
     }
 }
 
-/// Entry 0 of the bootstrap root, which every root has: the image, all memory one to one, and the local APIC.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Frame0(pub(crate) Entry);
+/// Where a table is: every region that leads to it, as a place of its page `page`, in every space.
+pub(crate) fn places_of(number: usize, page: usize) -> impl Iterator<Item = Place> {
+    Place::all(page).filter(move |place| {
+        let directory = directory(place.space, place.slot);
+        region(directory, place.region) == Region::Table(number)
+    })
+}
