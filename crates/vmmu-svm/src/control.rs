@@ -116,6 +116,22 @@ pub fn write_efer(
     Ok(state)
 }
 
+/// Works out a write to the local APIC's base register from its old value.
+///
+/// Only the enable bit can change: the page can't be moved, since it passes through, and x2APIC mode isn't offered.
+///
+/// # Errors
+/// [`Refused`].
+pub const fn write_apic_base(old: u64, value: u64) -> Result<u64, Refused> {
+    const ENABLED: u64 = 1 << 11;
+    const X2APIC: u64 = 1 << 10;
+    if value & X2APIC == 0 && (value ^ old) & !ENABLED == 0 {
+        Ok(value)
+    } else {
+        Err(Refused)
+    }
+}
+
 #[cfg(test)]
 mod writes_are_judged_as_by_the_processor {
     use super::*;

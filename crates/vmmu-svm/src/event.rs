@@ -39,6 +39,8 @@ pub enum Exception {
     Protection,
     /// Page fault.
     Page(Gva, PageFaultCode),
+    /// Any other, with its error code.
+    Other(u8, Option<u16>),
 }
 
 /// What an exception raised during a delivery comes to.
@@ -114,6 +116,8 @@ impl Exception {
             Self::Undefined => Event::exception(6, None),
             Self::Protection => Event::exception(13, Some(0)),
             Self::Page(_, code) => Event::exception(14, Some(code.bits())),
+            Self::Other(vector, Some(code)) => Event::exception(vector, Some(code as u32)),
+            Self::Other(vector, None) => Event::exception(vector, None),
         }
     }
 

@@ -13,6 +13,8 @@ mod guest_cpu;
 mod io;
 mod local_apic;
 mod nmi;
+mod serve;
+mod services;
 mod start;
 mod step;
 
@@ -86,6 +88,7 @@ pub struct Board {
 }
 
 /// Why the run ends.
+#[derive(Debug)]
 enum Stop {
     End(End),
     TripleFault,
@@ -259,6 +262,7 @@ impl Machine {
             Answer::WriteTable(gva, gpa) => self.write_table(gva, gpa),
             Answer::WriteAlone(gva, gpa) => self.write_alone(gva, gpa),
             Answer::WriteApic(gpa) => self.write_apic(gpa),
+            Answer::Absent(gpa) => self.touch_absent(gpa),
             Answer::Refused(text) => refused(format!("{text}, at rip {:#x}", self.vcpu.vmcb.rip)),
         }
     }
@@ -269,7 +273,7 @@ impl Machine {
             length,
         }) = self.vcpu.decode(&self.ram)
         else {
-            return self.changed_instruction("cpuid");
+            return self.serve("cpuid");
         };
         let (leaf, subleaf) = (self.vcpu.get(RAX) as u32, self.vcpu.get(RCX) as u32);
         let cr4 = self.vcpu.state().cr4;
@@ -294,7 +298,7 @@ impl Machine {
             length,
         }) = self.vcpu.decode(&self.ram)
         else {
-            return self.changed_instruction("invlpg");
+            return self.serve("invlpg");
         };
         if let Err(text) = self.memory.invalidate(gva) {
             return refused(text);
@@ -305,15 +309,6 @@ impl Machine {
 
     fn raise(&mut self, exception: Exception) -> Result<(), Stop> {
         Ok(self.vcpu.raise(exception)?)
-    }
-
-    /// Gives up on an instruction whose bytes are no longer those that exited.
-    #[cold]
-    fn changed_instruction(&mut self, what: &str) -> Result<(), Stop> {
-        refused(format!(
-            "the {what} instruction at rip {:#x} changed while it ran, or has a form that isn't known",
-            self.vcpu.vmcb.rip
-        ))
     }
 
     #[cold]

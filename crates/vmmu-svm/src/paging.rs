@@ -60,6 +60,8 @@ pub enum Answer {
     WriteAlone(Gva, Gpa),
     /// Its write to the local APIC at this address is carried out.
     WriteApic(Gpa),
+    /// Its access to this address, where nothing is, is emulated.
+    Absent(Gpa),
     /// It did what can't be served.
     Refused(String),
 }
@@ -324,9 +326,7 @@ impl Memory {
                 gpa,
                 reason: EmulateReason::ReadOnlyMemory,
             }) => Answer::WriteApic(gpa),
-            Ok(FaultOutcome::EmulateMmio { gpa, .. }) => {
-                Answer::Refused(format!("the guest touched {gpa}, where nothing is"))
-            }
+            Ok(FaultOutcome::EmulateMmio { gpa, .. }) => Answer::Absent(gpa),
             Ok(FaultOutcome::TableMissing { gpa }) => Answer::Refused(format!(
                 "a guest page table lies at {gpa}, where nothing is"
             )),
@@ -357,6 +357,12 @@ impl Memory {
         self.unit
             .mmu
             .guest_wrote(Gfn::containing(page).address(), 4096);
+    }
+
+    /// Tells whether a device lies there, which passes through.
+    pub fn is_device(&self, gpa: Gpa) -> bool {
+        let page = Gfn::containing(gpa).address();
+        page == apic::BASE || DEVICES.contains(&page)
     }
 
     /// Walks the tables that the processor walks: by the guest virtual address under shadow paging, by the guest physical one under

@@ -15,7 +15,7 @@ use crate::arch::guest_ram::GuestRam;
 use crate::arch::world::{HostWorld, Registers, run};
 use crate::config::Paging;
 use crate::cpuid::Shape;
-use crate::decode::{self, CodeSize, Gpr, Instruction, LONGEST, RegisterFile, SegmentName};
+use crate::decode::{CodeSize, Gpr, Instruction, RegisterFile, recognise};
 use crate::event::{Event, Exception, Merged};
 use crate::fetch;
 use crate::load::Entry;
@@ -215,51 +215,38 @@ impl Vcpu {
         }
     }
 
-    /// Fetches and decodes the instruction that exited; `None` if its bytes are gone or make no sense.
+    /// Fetches and recognises the instruction that exited; `None` if its bytes are gone, or are not among the few that are known.
     #[inline]
     pub fn decode(&mut self, ram: &GuestRam) -> Option<Instruction> {
         let at = self.instruction_address();
         let size = self.code_size();
         if at.page_offset() <= 4096 - 16 {
             let gpa = self.fetch_address(ram, at)?;
-            return decode::decode(ram.load16(gpa).ok()?, size, self.vmcb.rip, self);
+            return recognise(ram.load16(gpa).ok()? as u64, size, self);
         }
-        self.decode_across_pages(ram, at, size)
+        let (bytes, there) = self.fetch(ram)?;
+        let instruction = recognise(bytes as u64, size, self)?;
+        (usize::from(instruction.length) <= there).then_some(instruction)
     }
 
-    /// Fetches the bytes of the instruction that exited; the first byte is the lowest. What lies on a next page that isn't there is 0.
-    pub fn fetch(&mut self, ram: &GuestRam) -> Option<u128> {
+    /// Fetches the bytes of the instruction that exited, the first one lowest; returns how many are there.
+    #[cold]
+    pub fn fetch(&mut self, ram: &GuestRam) -> Option<(u128, usize)> {
         let at = self.instruction_address();
         let mut bytes = [0; 16];
         let length = (4096 - at.page_offset() as usize).min(16);
         let (head, tail) = bytes.split_at_mut(length);
         ram.read(self.fetch_address(ram, at)?, head).ok()?;
-        if !tail.is_empty()
-            && let Some(gpa) = self.fetch_address(ram, at.wrapping_add(length as u64))
-        {
-            // As for a page that isn't there.
-            let _ = ram.read(gpa, tail);
-        }
-        Some(u128::from_le_bytes(bytes))
-    }
-
-    #[cold]
-    fn decode_across_pages(
-        &mut self,
-        ram: &GuestRam,
-        at: Gva,
-        size: CodeSize,
-    ) -> Option<Instruction> {
-        let mut bytes = [0; LONGEST];
-        let left = (4096 - at.page_offset() as usize).min(LONGEST);
-        let (head, tail) = bytes.split_at_mut(left);
-        ram.read(self.fetch_address(ram, at)?, head).ok()?;
-        if let Some(instruction) = decode::decode_any(head, size, self.vmcb.rip, self) {
-            return Some(instruction);
-        }
-        ram.read(self.fetch_address(ram, at.wrapping_add(left as u64))?, tail)
-            .ok()?;
-        decode::decode_any(&bytes, size, self.vmcb.rip, self)
+        let next = if tail.is_empty() {
+            None
+        } else {
+            self.fetch_address(ram, at.wrapping_add(length as u64))
+        };
+        let there = match next {
+            Some(gpa) if ram.read(gpa, tail).is_ok() => 16,
+            _ => length,
+        };
+        Some((u128::from_le_bytes(bytes), there))
     }
 
     /// Translates an address that the processor has fetched from.
@@ -287,10 +274,7 @@ impl Vcpu {
         gva: Gva,
         access: Access,
     ) -> (Walk, Result<(), WalkFailure>) {
-        self.take_over_cr3();
-        if self.paging == Paging::Nested && self.walker.decoder().format() == GuestFormat::Pae {
-            self.take_over_pdptes(ram);
-        }
+        self.take_over_tables(ram);
         let mut walk = Walk::new();
         let result = self.walker.probe(&Tables(ram), gva, access, &mut walk);
         (walk, result)
@@ -309,10 +293,27 @@ impl Vcpu {
         );
     }
 
+    /// Returns the walker of the guest's own tables, as the processor would walk them now.
+    pub fn guest_walker(&mut self, ram: &GuestRam) -> Walker {
+        self.take_over_tables(ram);
+        self.walker.clone()
+    }
+    /// Takes over what the guest loads without an exit.
+    fn take_over_tables(&mut self, ram: &GuestRam) {
+        self.take_over_cr3();
+        if self.paging == Paging::Nested && self.walker.decoder().format() == GuestFormat::Pae {
+            self.take_over_pdptes(ram);
+        }
+    }
+
     /// Steps over an instruction that the hypervisor has carried out.
     #[inline]
     pub fn step_over(&mut self, length: u8) {
-        let next = self.vmcb.rip.wrapping_add(u64::from(length));
+        self.step_to(self.vmcb.rip.wrapping_add(u64::from(length)));
+    }
+    /// Goes on at `next` after an instruction that the hypervisor has carried out.
+    #[inline]
+    pub fn step_to(&mut self, next: u64) {
         self.vmcb.rip = if self.code_size() == CodeSize::Bits64 {
             next
         } else {
@@ -364,18 +365,6 @@ impl RegisterFile for Vcpu {
     fn general(&self, register: Gpr) -> u64 {
         self.get(register)
     }
-    fn segment_base(&self, segment: SegmentName) -> u64 {
-        let long = self.code_size() == CodeSize::Bits64;
-        match segment {
-            SegmentName::Fs => self.vmcb.fs.base,
-            SegmentName::Gs => self.vmcb.gs.base,
-            _ if long => 0,
-            SegmentName::Es => self.vmcb.es.base,
-            SegmentName::Cs => self.vmcb.cs.base,
-            SegmentName::Ss => self.vmcb.ss.base,
-            SegmentName::Ds => self.vmcb.ds.base,
-        }
-    }
 }
 
 /// Guest RAM as the walker reaches it.
@@ -421,7 +410,7 @@ mod the_guest_goes_on {
     use super::*;
     use crate::arch::register::CpuidResult;
     use crate::config::{Configuration, Hidden};
-    use crate::decode::Operation;
+    use crate::decode::{ControlRegister, Operation};
     use core::num::NonZeroU8;
 
     fn vcpu(entry: Entry) -> Vcpu {
@@ -492,7 +481,7 @@ mod the_guest_goes_on {
         ram.write(Gpa::new(0x1ffe), &[0x0f, 0x20, 0xc3]).unwrap();
         let mut vcpu = vcpu(PROTECTED);
         let instruction = vcpu.decode(&ram).unwrap();
-        let expected = Operation::MovFromControl(decode::ControlRegister(0), Gpr(3));
+        let expected = Operation::MovFromControl(ControlRegister(0), Gpr(3));
         assert_eq!((instruction.operation, instruction.length), (expected, 3));
         let end = 2 << 20;
         ram.write(Gpa::new(end - 2), &[0x0f, 0x20]).unwrap();

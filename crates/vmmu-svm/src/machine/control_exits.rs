@@ -2,20 +2,15 @@
 
 use alloc::format;
 
-use vmmu::paging::{Cr0, PagingState};
+use vmmu::paging::{Cr3, PagingState};
 
 use super::{Machine, RAX, RCX, RDX, Stop, refused};
-use crate::control::{CodeSegment, Refused, check_cr3, write_cr0, write_cr4, write_efer};
+use crate::control::{
+    CodeSegment, Refused, check_cr3, write_apic_base, write_cr0, write_cr4, write_efer,
+};
 use crate::decode::{ControlRegister, Gpr, Instruction, Operation};
 use crate::event::Exception;
 use crate::permission::MsrNumber;
-
-/// The bits of CR0 that LMSW writes; it can set PE but not clear it (AMD APM vol. 3, LMSW).
-const LMSW: u64 = 0xf;
-/// The enable bit of the local APIC, and the bits that say which processor it is.
-const APIC_ENABLED: u64 = 1 << 11;
-/// x2APIC mode.
-const X2APIC: u64 = 1 << 10;
 
 impl Machine {
     /// Takes over new paging registers.
@@ -38,7 +33,7 @@ impl Machine {
         }
     }
 
-    fn code_segment(&self) -> CodeSegment {
+    pub(super) fn code_segment(&self) -> CodeSegment {
         if self.vcpu.vmcb.cs.is_long() {
             CodeSegment::Long
         } else {
@@ -48,28 +43,18 @@ impl Machine {
 
     /// Answers a write to a control register.
     pub(super) fn write_control(&mut self, register: u8) -> Result<(), Stop> {
-        let Some(Instruction { operation, length }) = self.vcpu.decode(&self.ram) else {
-            return self.changed_instruction("control register");
+        let (value, length) = match self.vcpu.decode(&self.ram) {
+            Some(Instruction {
+                operation: Operation::MovToControl(ControlRegister(written), source),
+                length,
+            }) if written == register => (self.operand(source), length),
+            _ => return self.serve("control register"),
         };
         let state = *self.vcpu.state();
-        let cr0 = state.cr0.bits();
-        let new = match operation {
-            Operation::MovToControl(ControlRegister(written), source) if written == register => {
-                let value = self.operand(source);
-                match register {
-                    0 => write_cr0(state, value, self.code_segment()),
-                    4 => write_cr4(state, value, &self.shape),
-                    _ => Err(Refused),
-                }
-            }
-            Operation::Clts if register == 0 => {
-                write_cr0(state, cr0 & !Cr0::TS.bits(), self.code_segment())
-            }
-            Operation::Lmsw(source) if register == 0 => {
-                let value = cr0 & (!LMSW | Cr0::PE.bits()) | self.vcpu.get(source) & LMSW;
-                write_cr0(state, value, self.code_segment())
-            }
-            _ => return self.changed_instruction("control register"),
+        let new = match register {
+            0 => write_cr0(state, value, self.code_segment()),
+            4 => write_cr4(state, value, &self.shape),
+            _ => Err(Refused),
         };
         self.finish(new, length)
     }
@@ -82,26 +67,33 @@ impl Machine {
             length,
         }) = self.vcpu.decode(&self.ram)
         else {
-            return self.changed_instruction("control register");
+            return self.serve("control register");
         };
         let value = self.operand(source);
         match check_cr3(self.vcpu.state(), value) {
             Ok(cr3) => {
-                self.vcpu.set_cr3(cr3);
-                if let Err(text) = self.memory.load_cr3(cr3) {
-                    return refused(text);
-                }
                 self.vcpu.step_over(length);
-                Ok(())
+                self.load_cr3(cr3)
             }
             Err(Refused) => self.raise(Exception::Protection),
         }
     }
 
+    /// Takes over a new CR3.
+    #[inline]
+    pub(super) fn load_cr3(&mut self, cr3: Cr3) -> Result<(), Stop> {
+        self.vcpu.set_cr3(cr3);
+        self.memory.load_cr3(cr3).or_else(refused)
+    }
+
     /// Answers a read of a control register, which shows the guest what it wrote.
     pub(super) fn read_control(&mut self, register: u8) -> Result<(), Stop> {
-        let Some(Instruction { operation, length }) = self.vcpu.decode(&self.ram) else {
-            return self.changed_instruction("control register");
+        let (target, length) = match self.vcpu.decode(&self.ram) {
+            Some(Instruction {
+                operation: Operation::MovFromControl(ControlRegister(read), target),
+                length,
+            }) if read == register => (target, length),
+            _ => return self.serve("control register"),
         };
         let state = self.vcpu.state();
         let value = match register {
@@ -109,21 +101,7 @@ impl Machine {
             3 => state.cr3.get(),
             _ => state.cr4.bits(),
         };
-        match operation {
-            Operation::MovFromControl(ControlRegister(read), target) if read == register => {
-                self.vcpu.set(target, value)
-            }
-            Operation::Smsw(target, width) if register == 0 => {
-                let old = self.vcpu.get(target);
-                let value = if width == 2 {
-                    old & !0xffff | value & 0xffff
-                } else {
-                    value & 0xffff_ffff
-                };
-                self.vcpu.set(target, value);
-            }
-            _ => return self.changed_instruction("control register"),
-        }
+        self.vcpu.set(target, value);
         self.vcpu.step_over(length);
         Ok(())
     }
@@ -169,7 +147,7 @@ impl Machine {
                 operation: Operation::Rdmsr,
                 length,
             }) if !write => length,
-            _ => return self.changed_instruction("model-specific register"),
+            _ => return self.serve("model-specific register"),
         };
         let number = MsrNumber(self.vcpu.get(RCX) as u32);
         if write {
@@ -194,15 +172,15 @@ impl Machine {
                 let new = write_efer(state, value, &self.shape);
                 self.finish(new, length)
             }
-            // The register itself stays as it is: a local APIC that was switched off might not come back on. Its page can't be moved
-            // either, since it passes through.
-            MsrNumber::APIC_BASE
-                if value & X2APIC == 0 && (value ^ self.apic_base) & !APIC_ENABLED == 0 =>
-            {
-                self.apic_base = value;
-                self.vcpu.step_over(length);
-                Ok(())
-            }
+            // The register itself stays as it is: a local APIC that was switched off might not come back on.
+            MsrNumber::APIC_BASE => match write_apic_base(self.apic_base, value) {
+                Ok(new) => {
+                    self.apic_base = new;
+                    self.vcpu.step_over(length);
+                    Ok(())
+                }
+                Err(Refused) => self.raise(Exception::Protection),
+            },
             _ => self.raise(Exception::Protection),
         }
     }

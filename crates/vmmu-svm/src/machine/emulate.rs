@@ -6,9 +6,9 @@
 //! 2. An instruction that writes the table of its own translation comes back a bounded number of times (scenario L3).
 
 use vmmu::addr::{Gpa, Gva};
-use vmmu_emu::{After, Cpu as _, Flags, LONGEST, Mode, decode};
+use vmmu_emu::{After, Cpu as _, Flags, LONGEST, Mode, State, decode};
 
-use super::guest_cpu::GuestCpu;
+use super::guest_cpu::{GuestCpu, Reach};
 use super::{Machine, Stop};
 use crate::arch::guest_ram::GuestRam;
 use crate::decode::Gpr;
@@ -65,7 +65,7 @@ fn emulate(vcpu: &mut Vcpu, memory: &Memory, ram: &GuestRam) -> Emulated {
     let Some((bytes, len)) = code(vcpu, ram) else {
         return Emulated::No;
     };
-    let mut cpu = GuestCpu::new(vcpu, memory, ram);
+    let mut cpu = GuestCpu::new(vcpu, memory, ram, Reach::Used);
     if cpu.state().is_watched() {
         return Emulated::No;
     }
@@ -73,30 +73,32 @@ fn emulate(vcpu: &mut Vcpu, memory: &Memory, ram: &GuestRam) -> Emulated {
         Ok(op) if op.after() != After::Anything => op.execute(&mut cpu),
         _ => return Emulated::No,
     };
-    // A repeated instruction that stopped has done some of its elements, and its registers say which.
-    let state = cpu.into_state();
-    for number in 0..16 {
-        vcpu.set(Gpr(number), state.get(vmmu_emu::Gpr::new(number)));
-    }
-    let vmcb = &mut vcpu.vmcb;
-    let flags = Flags::ARITHMETIC.bits();
-    vmcb.rflags = vmcb.rflags & !flags | state.flags.bits() & flags;
+    let (state, _) = cpu.into_parts();
+    take_registers(vcpu, &state);
     if result.is_err() {
         return Emulated::No;
     }
+    let vmcb = &mut vcpu.vmcb;
     vmcb.rip = state.rip();
     vmcb.rflags &= !Flags::RF.bits();
     vmcb.interrupt_shadow &= !INTERRUPT_SHADOW;
     Emulated::Done
 }
 
-/// Fetches the instruction's bytes, up to the end of its page; returns how many there are.
-fn code(vcpu: &mut Vcpu, ram: &GuestRam) -> Option<([u8; LONGEST], usize)> {
-    let at = vcpu.instruction_address();
-    let len = (4096 - at.page_offset() as usize).min(LONGEST);
-    let mut bytes = [0; LONGEST];
-    bytes.copy_from_slice(vcpu.fetch(ram)?.to_le_bytes().get(..LONGEST)?);
-    Some((bytes, len))
+/// Takes over general registers and arithmetic flags. A repeated instruction that stopped has done some of its elements, and its registers say which.
+pub(super) fn take_registers(vcpu: &mut Vcpu, state: &State) {
+    for number in 0..16 {
+        vcpu.set(Gpr(number), state.get(vmmu_emu::Gpr::new(number)));
+    }
+    let flags = Flags::ARITHMETIC.bits();
+    vcpu.vmcb.rflags = vcpu.vmcb.rflags & !flags | state.flags.bits() & flags;
+}
+
+/// Fetches the instruction's bytes; returns how many are there.
+pub(super) fn code(vcpu: &mut Vcpu, ram: &GuestRam) -> Option<([u8; LONGEST], usize)> {
+    let (bytes, there) = vcpu.fetch(ram)?;
+    let bytes = *bytes.to_le_bytes().first_chunk()?;
+    Some((bytes, there.min(LONGEST)))
 }
 
 #[cfg(test)]

@@ -1,22 +1,39 @@
 //! The guest's processor as the emulator sees it: the control block's registers, and memory through the guest's own tables.
 //!
-//! Key type: [`GuestCpu`].
+//! Key types: [`GuestCpu`], [`Reach`].
 //!
 //! Invariants:
-//! 1. Whatever it can't do ends in [`Stop::Exit`] with nothing done, and the processor runs the instruction itself: device memory, accesses across
-//!    pages, ports, control registers; also pages whose accessed or dirty bit is yet to be set.
-//! 2. Each store is reported to the library before the guest goes on. No other processor runs meanwhile.
+//! 1. Whatever it can't do ends in [`Stop::Exit`] with nothing done. Under [`Reach::Used`] the processor then runs the instruction itself, which is so
+//!    for device memory, accesses across pages, ports, control registers; also pages whose accessed or dirty bit is yet to be set.
+//! 2. Each store is reported to the library before the guest goes on.
 //! 3. The floating-point and vector registers stay in the processor, which runs whatever uses them.
 
 use vmmu::addr::{Gpa, Gva};
 use vmmu::paging::Rflags;
-use vmmu::walk::{AccessKind, Privilege};
-use vmmu_emu::{Access, Control, Cpu, Flags, Gpr, Invalidation, Segment, State, Stop, Table, Word};
+use vmmu::walk::{self, AccessKind, Privilege};
+use vmmu_emu::{
+    Access, Control, Cpu, Exception, Features, Flags, Gpr, Invalidation, Segment, State, Stop,
+    Table, Word,
+};
 
+use super::services::{NotFound, Services};
 use crate::arch::guest_ram::GuestRam;
 use crate::paging::Memory;
 use crate::vcpu::Vcpu;
 use crate::vmcb;
+
+/// How far an instruction reaches.
+#[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one at a time lives, on the stack, for one instruction"
+)]
+pub(super) enum Reach<'a> {
+    /// To memory that the processor has used the same way before.
+    Used,
+    /// To all that the hypervisor serves.
+    Served(Services<'a>),
+}
 
 /// The one implementation of the emulator's [`Cpu`] in the image.
 #[derive(Debug)]
@@ -24,11 +41,32 @@ pub(super) struct GuestCpu<'a> {
     state: State,
     memory: &'a Memory,
     ram: &'a GuestRam,
+    reach: Reach<'a>,
+}
+
+/// Where the bytes of an access lie: an address, and how many from there on.
+#[derive(Clone, Copy, Debug)]
+struct Pieces {
+    here: Option<(Gpa, usize)>,
+    there: Option<(Gpa, usize)>,
+}
+
+impl Iterator for Pieces {
+    type Item = (Gpa, usize);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.here.take().or_else(|| self.there.take())
+    }
 }
 
 impl<'a> GuestCpu<'a> {
     /// Makes one of the registers as they are.
-    pub(super) fn new(vcpu: &mut Vcpu, memory: &'a Memory, ram: &'a GuestRam) -> Self {
+    pub(super) fn new(
+        vcpu: &mut Vcpu,
+        memory: &'a Memory,
+        ram: &'a GuestRam,
+        reach: Reach<'a>,
+    ) -> Self {
         let mut state = State::reset();
         for number in 0..16 {
             let value = vcpu.get(crate::decode::Gpr(number));
@@ -49,16 +87,21 @@ impl<'a> GuestCpu<'a> {
         state.segments = [vmcb.es, vmcb.cs, vmcb.ss, vmcb.ds, vmcb.fs, vmcb.gs].map(segment);
         (state.ldtr, state.tr) = (segment(vmcb.ldtr), segment(vmcb.tr));
         (state.gdtr, state.idtr) = (table(vmcb.gdtr), table(vmcb.idtr));
-        Self { state, memory, ram }
+        Self {
+            state,
+            memory,
+            ram,
+            reach,
+        }
     }
 
-    /// Returns the registers.
-    pub(super) fn into_state(self) -> State {
-        self.state
+    /// Returns the registers, and what was reached.
+    pub(super) fn into_parts(self) -> (State, Reach<'a>) {
+        (self.state, self.reach)
     }
 
     /// Translates the address of `len` bytes in one page.
-    fn find(&self, at: u64, len: usize, access: Access) -> Result<Gpa, Stop> {
+    fn find(&mut self, at: u64, len: usize, access: Access) -> Result<Gpa, Stop> {
         if (at & 0xfff) + len as u64 > 4096 {
             return Err(Stop::Exit);
         }
@@ -73,9 +116,54 @@ impl<'a> GuestCpu<'a> {
                 Privilege::new(self.state.cpl, flags)
             }
         };
-        self.memory
-            .translate_used(Gva::new(at), kind, privilege)
-            .ok_or(Stop::Exit)
+        let gva = Gva::new(at);
+        let Reach::Served(services) = &self.reach else {
+            let found = self.memory.translate_used(gva, kind, privilege);
+            return found.ok_or(Stop::Exit);
+        };
+        let access = walk::Access::new(kind, privilege);
+        match services.find(self.memory, self.ram, gva, access) {
+            Ok(gpa) => Ok(gpa),
+            Err(NotFound::Stop(stop)) => Err(stop),
+            Err(NotFound::Fault(code)) => {
+                self.state.fault_address = at;
+                Err(Exception::with_code(14, code).into())
+            }
+        }
+    }
+
+    /// Translates `len` bytes, at most a page's, that may lie on two pages.
+    fn pieces(&mut self, at: u64, len: usize, access: Access) -> Result<Pieces, Stop> {
+        let first = len.min(4096 - (at & 0xfff) as usize);
+        if first < len && matches!(self.reach, Reach::Used) {
+            return Err(Stop::Exit);
+        }
+        let here = self.find(at, first, access)?;
+        let there = if first < len {
+            Some(self.find(at.wrapping_add(first as u64), len - first, access)?)
+        } else {
+            None
+        };
+        Ok(Pieces {
+            here: Some((here, first)),
+            there: there.map(|gpa| (gpa, len - first)),
+        })
+    }
+
+    /// Answers an access to what guest RAM hasn't.
+    fn absent(&self, gpa: Gpa) -> Result<(), Stop> {
+        match self.reach {
+            Reach::Served(_) if !self.memory.is_device(gpa) => Ok(()),
+            _ => Err(Stop::Exit),
+        }
+    }
+
+    /// Returns what the hypervisor serves.
+    fn services(&mut self) -> Result<&mut Services<'a>, Stop> {
+        match &mut self.reach {
+            Reach::Served(services) => Ok(services),
+            Reach::Used => Err(Stop::Exit),
+        }
     }
 }
 
@@ -105,22 +193,43 @@ impl Cpu for GuestCpu<'_> {
         &mut self.state
     }
 
+    fn features(&self) -> Features {
+        match &self.reach {
+            Reach::Served(services) => services.features(),
+            Reach::Used => Features::BASELINE,
+        }
+    }
+
     fn load<W: Word>(&mut self, at: u64, access: Access) -> Result<W, Stop> {
-        let gpa = self.find(at, W::BYTES, access)?;
         let mut bytes = [0; 8];
-        self.ram
-            .read(gpa, &mut bytes[..W::BYTES])
-            .map_err(|_| Stop::Exit)?;
+        let mut from = 0;
+        for (gpa, len) in self.pieces(at, W::BYTES, access)? {
+            let here = &mut bytes[from..from + len];
+            if self.ram.read(gpa, here).is_err() {
+                self.absent(gpa)?;
+                here.fill(0xff);
+            }
+            from += len;
+        }
         Ok(W::truncate(u64::from_le_bytes(bytes)))
     }
 
     fn store<W: Word>(&mut self, at: u64, value: W, access: Access) -> Result<(), Stop> {
-        let gpa = self.find(at, W::BYTES, access)?;
         let bytes = value.zero_extend().to_le_bytes();
-        self.ram
-            .write(gpa, &bytes[..W::BYTES])
-            .map_err(|_| Stop::Exit)?;
-        self.memory.stored(gpa, W::BYTES as u64);
+        let pieces = self.pieces(at, W::BYTES, access)?;
+        // Nothing is done before it is known that all can be.
+        for (gpa, len) in pieces {
+            if self.ram.host(gpa, len as u64).is_none() {
+                self.absent(gpa)?;
+            }
+        }
+        let mut from = 0;
+        for (gpa, len) in pieces {
+            if self.ram.write(gpa, &bytes[from..from + len]).is_ok() {
+                self.memory.stored(gpa, len as u64);
+            }
+            from += len;
+        }
         Ok(())
     }
 
@@ -154,34 +263,40 @@ impl Cpu for GuestCpu<'_> {
             Access::SystemRead => Access::SystemWrite,
             other => other,
         };
-        let gpa = self.find(at, len, access)?;
-        if self.ram.host(gpa, len as u64).is_some() {
-            Ok(())
-        } else {
-            Err(Stop::Exit)
+        for (gpa, len) in self.pieces(at, len, access)? {
+            if self.ram.host(gpa, len as u64).is_none() {
+                self.absent(gpa)?;
+            }
         }
+        Ok(())
     }
 
-    fn port_in(&mut self, _: u16, _: usize) -> Result<u32, Stop> {
-        Err(Stop::Exit)
+    fn port_in(&mut self, port: u16, bytes: usize) -> Result<u32, Stop> {
+        Ok(self.services()?.port_in(port, bytes))
     }
-    fn port_out(&mut self, _: u16, _: usize, _: u32) -> Result<(), Stop> {
-        Err(Stop::Exit)
+    fn port_out(&mut self, port: u16, bytes: usize, value: u32) -> Result<(), Stop> {
+        self.services()?.port_out(port, bytes, value)
     }
-    fn read_msr(&mut self, _: u32) -> Result<u64, Stop> {
-        Err(Stop::Exit)
+    fn read_msr(&mut self, number: u32) -> Result<u64, Stop> {
+        self.services()?.read_msr(number)
     }
-    fn write_msr(&mut self, _: u32, _: u64) -> Result<(), Stop> {
-        Err(Stop::Exit)
+    fn write_msr(&mut self, number: u32, value: u64) -> Result<(), Stop> {
+        self.services()?.write_msr(number, value)
     }
-    fn write_control(&mut self, _: Control, _: u64) -> Result<(), Stop> {
-        Err(Stop::Exit)
+    fn write_control(&mut self, register: Control, value: u64) -> Result<(), Stop> {
+        self.services()?.write_control(register, value)
     }
-    fn invalidate(&mut self, _: Invalidation) -> Result<(), Stop> {
-        Err(Stop::Exit)
+    fn invalidate(&mut self, what: Invalidation) -> Result<(), Stop> {
+        match what {
+            Invalidation::Page(at) => {
+                self.services()?.invalidate(at);
+                Ok(())
+            }
+            _ => Err(Stop::Exit),
+        }
     }
-    fn cpuid(&mut self, _: u32, _: u32) -> Result<[u32; 4], Stop> {
-        Err(Stop::Exit)
+    fn cpuid(&mut self, leaf: u32, subleaf: u32) -> Result<[u32; 4], Stop> {
+        Ok(self.services()?.cpuid(leaf, subleaf))
     }
     fn timestamp(&mut self) -> Result<u64, Stop> {
         Err(Stop::Exit)

@@ -1,8 +1,6 @@
 //! Exits of the ports that aren't the guest's.
 
-use alloc::format;
-
-use super::{Machine, RAX, Stop, refused};
+use super::{Machine, RAX, Stop};
 use crate::arch::port::{Port, PortWidth};
 use crate::channel::{self, DEBUG_EXIT, End, UART};
 use crate::exit::EXITS;
@@ -16,36 +14,48 @@ const SLEEP: u32 = 1 << 13;
 
 /// An access to a port, as EXITINFO1 describes it (AMD APM vol. 2, section 15.10.2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct PortAccess {
+pub(super) struct PortAccess {
     port: u16,
     width: PortWidth,
     direction: Direction,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Direction {
+pub(super) enum Direction {
     In,
     Out,
 }
 
 impl PortAccess {
-    /// Reads the field; `None` for string instructions.
-    fn from_info(info: u64) -> Option<Self> {
-        let width = match info >> 4 & 7 {
+    /// An access by IN or INS of so many bytes.
+    pub(super) const fn input(port: u16, bytes: usize) -> Self {
+        Self::new(port, bytes, Direction::In)
+    }
+    /// An access by OUT or OUTS of so many bytes.
+    pub(super) const fn output(port: u16, bytes: usize) -> Self {
+        Self::new(port, bytes, Direction::Out)
+    }
+    const fn new(port: u16, bytes: usize, direction: Direction) -> Self {
+        let width = match bytes {
             1 => PortWidth::Byte,
             2 => PortWidth::Word,
             _ => PortWidth::Dword,
         };
+        Self {
+            port,
+            width,
+            direction,
+        }
+    }
+    /// Reads the field; `None` for string instructions.
+    fn from_info(info: u64) -> Option<Self> {
         let direction = if info & 1 != 0 {
             Direction::In
         } else {
             Direction::Out
         };
-        (info & 4 == 0).then_some(Self {
-            port: (info >> 16) as u16,
-            width,
-            direction,
-        })
+        let (port, bytes) = ((info >> 16) as u16, (info >> 4 & 7) as usize);
+        (info & 4 == 0).then_some(Self::new(port, bytes, direction))
     }
     const fn mask(self) -> u64 {
         match self.width {
@@ -66,13 +76,10 @@ impl PortAccess {
 }
 
 impl Machine {
-    /// Answers IN or OUT.
+    /// Answers IN or OUT, and INS or OUTS.
     pub(super) fn io(&mut self) -> Result<(), Stop> {
         let Some(access) = PortAccess::from_info(self.vcpu.vmcb.exit_info1) else {
-            return refused(format!(
-                "a string instruction on a port of the hypervisor at rip {:#x}",
-                self.vcpu.vmcb.rip
-            ));
+            return self.serve("string port");
         };
         // EXITINFO2 holds the next instruction's address.
         let length = self.vcpu.vmcb.exit_info2.wrapping_sub(self.vcpu.vmcb.rip) as u8;
@@ -96,7 +103,7 @@ impl Machine {
         Ok(())
     }
 
-    fn read_port(access: PortAccess) -> u32 {
+    pub(super) fn read_port(access: PortAccess) -> u32 {
         match access.port {
             // The hypervisor's own devices are absent for the guest.
             port if (UART..UART + 8).contains(&port)
@@ -109,7 +116,7 @@ impl Machine {
         }
     }
 
-    fn write_port(access: PortAccess, value: u32) -> Result<(), Stop> {
+    pub(super) fn write_port(access: PortAccess, value: u32) -> Result<(), Stop> {
         let shutdown = |reason| Err(Stop::End(End::Shutdown(reason)));
         match access.port {
             DEBUG_EXIT if access.width == PortWidth::Dword => Err(Stop::End(End::Exit(value))),

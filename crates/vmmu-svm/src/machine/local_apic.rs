@@ -81,7 +81,7 @@ impl Machine {
         } else {
             let size = self.vcpu.code_size();
             let bytes = self.vcpu.fetch(&self.ram);
-            bytes.and_then(|bytes| store::recognise(bytes, size))
+            bytes.and_then(|(bytes, _)| store::recognise(bytes, size))
         };
         let (Some(Store { source, length }), Some(register)) = (store, ApicRegister::at(gpa))
         else {

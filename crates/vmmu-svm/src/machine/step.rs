@@ -41,7 +41,7 @@ impl Machine {
     pub(super) fn begin_step(&mut self, gva: Gva, gpa: Gpa) -> Result<(), Stop> {
         let vmcb = &self.vcpu.vmcb;
         let (rip, flags, dr6) = (vmcb.rip, Rflags::from_bits_retain(vmcb.rflags), vmcb.dr6);
-        let is_pushf = |bytes: u128| {
+        let is_pushf = |(bytes, _): (u128, usize)| {
             bytes as u8 == PUSHF || bytes as u8 == OPERAND_SIZE && (bytes >> 8) as u8 == PUSHF
         };
         let delivering = vmcb.exit_int_info;

@@ -23,6 +23,7 @@ mod access;
 mod bits;
 mod changes;
 mod delivery;
+mod forms;
 #[path = "../../freestanding/mod.rs"]
 mod freestanding;
 mod lab;
@@ -117,6 +118,10 @@ const CHECKS: &[Named] = &[
     ("invalidate-forms", state::invalidate_forms),
     ("control-registers", state::control_registers),
     ("unflushed-change", state::unflushed_change),
+    ("status-word-in-memory", forms::status_word_in_memory),
+    ("needless-prefixes", forms::needless_prefixes),
+    ("repeated-ports", forms::repeated_ports),
+    ("absent-memory", forms::absent_memory),
     ("random-1", |lab| random::program(lab, 1)),
     ("random-2", |lab| random::program(lab, 2)),
     ("random-3", |lab| random::program(lab, 3)),
