@@ -10,7 +10,7 @@ use alloc::format;
 
 use vmmu::addr::{Gpa, Gva};
 use vmmu::walk::PageFaultCode;
-use vmmu_emu::{Cpu as _, Flags, Gpr, Mode, State, Stop as Left, decode};
+use vmmu_emu::{Cpu as _, Flags, Mode, State, Stop as Left, decode};
 
 use super::emulate::{code, take_registers};
 use super::guest_cpu::{GuestCpu, Reach};
@@ -74,7 +74,7 @@ impl Machine {
             Reach::Served(services) => services.into_follow(),
             Reach::Used => Follow::Nothing,
         };
-        if result.is_ok() && !is_served(before, &state) {
+        if result.is_ok() && !is_served(&before, &state) {
             return Ok(Served::No);
         }
         take_registers(&mut self.vcpu, &state);
@@ -107,15 +107,22 @@ impl Machine {
 }
 
 /// Tells whether an instruction changed nothing but what is taken over.
-fn is_served(mut before: State, after: &State) -> bool {
-    for number in 0..16 {
-        let register = Gpr::new(number);
-        before.set(register, after.get(register));
-    }
-    before.set_rip(after.rip());
-    before.flags =
-        before.flags.difference(Flags::ARITHMETIC) | after.flags.intersection(Flags::ARITHMETIC);
-    before == *after
+fn is_served(before: &State, after: &State) -> bool {
+    let tables = |state: &State| (state.ldtr, state.tr, state.gdtr, state.idtr);
+    let control = |state: &State| {
+        [
+            state.cr0, state.cr2, state.cr3, state.cr4, state.cr8, state.efer,
+        ]
+    };
+    let rest = |state: &State| {
+        let flags = state.flags.difference(Flags::ARITHMETIC);
+        (flags, state.cpl, state.interrupt_shadow, state.nmi_blocked)
+    };
+    before.segments == after.segments
+        && tables(before) == tables(after)
+        && control(before) == control(after)
+        && before.dr == after.dr
+        && rest(before) == rest(after)
 }
 
 /// Returns an exception as the guest gets it.
