@@ -73,6 +73,10 @@ pub fn of_software(record: &vmmu_machine::machine::Record) -> Value {
         .zip(record.exits.0)
         .filter(|(_, count)| *count > 0);
     let exits = exits.map(|(name, count)| ((*name).to_owned(), json!(count)));
+    let port_reads = record
+        .port_reads
+        .iter()
+        .map(|(port, count)| (format!("{port:#x}"), json!(count)));
     let sum = |of: fn(&Counters) -> u64| record.mmu.iter().map(of).sum::<u64>();
     let work = |of: fn(&Work) -> u64| record.work.iter().map(of).sum::<u64>();
     let (translations, blocks) = (work(|work| work.translations), work(|work| work.blocks));
@@ -93,6 +97,7 @@ pub fn of_software(record: &vmmu_machine::machine::Record) -> Value {
     json!({
         "mmu": mmu.collect::<Map<_, _>>(),
         "exits": exits.collect::<Map<_, _>>(),
+        "port_reads": port_reads.collect::<Map<_, _>>(),
         "bytes": {
             "pages": record.stats.pages,
             "page_bytes": record.stats.page_bytes,

@@ -25,6 +25,7 @@ mod start;
 
 use core::num::{NonZeroU8, NonZeroU64};
 use core::time::Duration;
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::Arc;
 
@@ -320,6 +321,8 @@ pub struct Record {
     pub mmu: Vec<Counters>,
     /// Exits of all processors.
     pub exits: Exits,
+    /// How often each port was read.
+    pub port_reads: BTreeMap<u16, u64>,
     /// The library's counters.
     pub stats: Stats,
     /// How much was judged, if it was asked for.

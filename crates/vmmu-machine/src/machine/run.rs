@@ -5,6 +5,7 @@
 
 use core::panic::AssertUnwindSafe;
 use core::time::Duration;
+use std::collections::BTreeMap;
 use std::panic::catch_unwind;
 use std::sync::Arc;
 use std::time::Instant;
@@ -38,6 +39,7 @@ struct Remains {
     work: crate::cpu::Work,
     mmu: vmmu_cpu::Counters,
     exits: Exits,
+    port_reads: BTreeMap<u16, u64>,
 }
 
 /// A machine, whoever watches it.
@@ -100,6 +102,10 @@ impl<O: Observer + core::fmt::Debug + 'static> Run for Assembled<O> {
         for (sum, one) in remains.iter().flat_map(exits_of) {
             exits.0[sum] += one;
         }
+        let mut port_reads = BTreeMap::new();
+        for (port, count) in remains.iter().flat_map(|one| &one.port_reads) {
+            *port_reads.entry(*port).or_default() += count;
+        }
         Record {
             end: vm.take_end().unwrap_or(End::Stopped),
             elapsed: begin.elapsed(),
@@ -107,6 +113,7 @@ impl<O: Observer + core::fmt::Debug + 'static> Run for Assembled<O> {
             work: remains.iter().map(|one| one.work).collect(),
             mmu: remains.iter().map(|one| one.mmu).collect(),
             exits,
+            port_reads,
             stats: vm.mmu.stats(),
             judged: vm.observer.judged(),
             audits: vm.audits.count(),
@@ -143,6 +150,7 @@ fn remains<O: Observer>(runner: &Runner<'_, O>) -> Remains {
         work: runner.processor.work(),
         mmu: runner.processor.mmu().counters(),
         exits: runner.exits,
+        port_reads: runner.port_reads.clone(),
     }
 }
 

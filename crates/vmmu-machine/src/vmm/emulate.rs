@@ -389,6 +389,7 @@ impl<O: Observer> Cpu for Emulator<'_, '_, O> {
     }
 
     fn port_in(&mut self, port: u16, bytes: usize) -> Result<u32, Stop> {
+        *self.runner.port_reads.entry(port).or_default() += 1;
         let vm = self.runner.vm;
         Ok(vm.platform.port_read(self.now, port, bytes))
     }

@@ -6,6 +6,8 @@
 //! 1. [`vmmu::Vcpu::exited`] follows each run before anything else of the library is called.
 //! 2. An event that could not be delivered is injected again, or merged with the exception that its delivery raised, before anything else is.
 
+use std::collections::BTreeMap;
+
 use vmmu::addr::{Gpa, Gva};
 use vmmu::host::VcpuId;
 use vmmu::paging::PagingState;
@@ -72,6 +74,8 @@ pub struct Runner<'m, O: Observer> {
     pub activity: Activity,
     /// How often it left its guest, by cause.
     pub exits: Exits,
+    /// How often its guest read each port.
+    pub port_reads: BTreeMap<u16, u64>,
     /// The library and the processor are to forget what they cached at the next entry.
     pub(super) flush: bool,
     /// How often it ran its guest.
@@ -121,6 +125,7 @@ impl<'m, O: Observer> Runner<'m, O> {
             processor,
             activity,
             exits: Exits::default(),
+            port_reads: BTreeMap::new(),
             flush: true,
             turns: 0,
             nmi: false,
