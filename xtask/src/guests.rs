@@ -8,6 +8,7 @@
 mod case;
 mod linux;
 mod own;
+mod several;
 mod software;
 
 use core::sync::atomic::{AtomicUsize, Ordering};
@@ -16,6 +17,7 @@ use std::path::{Path, PathBuf};
 use crate::step::{cargo, passes_tests, root, succeeds};
 use crate::tally::Tally;
 use case::{Case, Expected};
+pub(crate) use several::Soak;
 
 /// The kinds of paging; `native` is QEMU alone.
 const MODES: [&str; 3] = ["native", "shadow", "nested"];
@@ -99,18 +101,23 @@ pub(crate) fn run() -> Tally {
     };
     let mut tally = passes_tests(cargo(&NATIVE));
     tally += passes_tests(cargo(&EMULATOR));
-    for case in linux::cases() {
-        tally += case.run(&command);
-    }
-    match own::cases() {
-        Ok(cases) => {
-            for case in cases {
-                tally += case.run(&command);
-            }
+    let mut cases = linux::cases();
+    match own::build() {
+        Ok(own) => {
+            cases.extend(own::cases(&own));
+            cases.extend(several::cases(&own));
         }
         Err(failed) => tally += failed,
     }
+    for case in cases {
+        tally += case.run(&command);
+    }
     tally
+}
+
+/// Runs a guest with several processors again and again.
+pub(crate) fn soak(soak: &Soak) -> Tally {
+    soak.run()
 }
 
 /// Returns cargo's target folder.

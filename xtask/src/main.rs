@@ -59,6 +59,8 @@ enum Command {
     Matrix,
     /// Runs guests in QEMU
     Qemu,
+    /// Runs a guest with several processors again and again: the long form of a part of `qemu`
+    Soak(guests::Soak),
 }
 
 fn main() -> ExitCode {
@@ -74,6 +76,7 @@ fn main() -> ExitCode {
         Command::Software => vec![Part::Software],
         Command::Matrix => vec![Part::Matrix],
         Command::Qemu => vec![Part::Qemu],
+        Command::Soak(soak) => vec![Part::Soak(soak)],
     };
     if part::run(&parts).is_success() {
         ExitCode::SUCCESS

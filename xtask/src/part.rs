@@ -19,6 +19,7 @@ pub(crate) enum Part {
     Software,
     Matrix,
     Qemu,
+    Soak(guests::Soak),
 }
 
 impl Part {
@@ -48,6 +49,7 @@ impl Part {
             Self::Software => "software",
             Self::Matrix => "matrix",
             Self::Qemu => "qemu",
+            Self::Soak(_) => "soak",
         }
     }
 
@@ -62,6 +64,7 @@ impl Part {
             Self::Software => guests::run_in_software(),
             Self::Matrix => guests::run_matrix(),
             Self::Qemu => guests::run(),
+            Self::Soak(soak) => guests::soak(soak),
         }
     }
 }

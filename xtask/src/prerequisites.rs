@@ -27,6 +27,12 @@ pub(crate) fn check(parts: &[Part]) -> Result<(), Missing> {
                 tools::require(QEMU, QEMU_PACKAGE)?;
                 tools::require("dpkg-deb", "dpkg")?;
             }
+            Part::Soak(soak) => {
+                if soak.needs_qemu() {
+                    tools::require(QEMU, QEMU_PACKAGE)?;
+                }
+                tools::require("dpkg-deb", "dpkg")?;
+            }
             Part::Software | Part::Matrix => tools::require("dpkg-deb", "dpkg")?,
             Part::Doc | Part::Unit | Part::Loom(_) | Part::Mutants(_) => {}
         }

@@ -1,0 +1,179 @@
+//! Guests with several processors: bounded under the hypervisor, and in a long form, on either engine, many runs in a row.
+//!
+//! Key type: [`Soak`]; [`cases`].
+
+use core::time::Duration;
+use std::time::Instant;
+
+use clap::{Args, ValueEnum};
+
+use super::own::Own;
+use super::{Case, Expected, command};
+use crate::tally::Tally;
+
+/// Storms of forks on all processors, large sorts side by side, memory moved meanwhile, every processor but the first taken out and put back.
+/// Each outcome is checked.
+const LOAD: &str = "\
+n=$(nproc)
+for round in 1 2; do
+    for i in $(seq 12); do
+        (x=0; while [ $x -lt 6 ]; do /bin/true; x=$((x+1)); done) &
+        (x=$(echo $i | cat); [ $x = $i ] || echo bad) &
+    done
+    echo 1 2>/dev/null >/proc/sys/vm/compact_memory
+    wait
+done
+for i in 1 2 3; do
+    (dd if=/dev/urandom of=/tmp/s$i bs=64k count=3 2>/dev/null; od -x /tmp/s$i | sort >/tmp/o$i) &
+done
+wait
+for i in 1 2 3; do od -x /tmp/s$i | sort | cmp - /tmp/o$i || exit 9; done
+for cpu in /sys/devices/system/cpu/cpu[1-9]*; do
+    echo 0 >$cpu/online || exit 8
+    [ $(nproc) = $((n-1)) ] || exit 7
+    (echo 1 >$cpu/online) || exit 6
+done
+for i in $(seq 12); do /bin/true & done
+wait
+[ $(nproc) = $n ] || exit 5
+echo $n processors hold";
+
+/// Seconds that a case may take; many times what it takes on an idle machine.
+const LIMIT: u32 = 300;
+
+/// Returns what is run under the hypervisor in both modes.
+pub(super) fn cases(own: &Own) -> Vec<Case> {
+    let modes = ["shadow", "nested"];
+    let of_mode = |mode| {
+        let options = ["--engine", "svm", "--paging", mode, "--cpus", "2"];
+        let words = |first: &[&str]| {
+            let words = ["run"].iter().chain(first).chain(&options);
+            words.map(|&word| word.to_owned()).collect()
+        };
+        [
+            Case {
+                name: format!("linux, {mode}: 2 processors"),
+                words: words(&["linux", "--exec", LOAD]),
+                input: "",
+                seconds: LIMIT,
+                expected: Expected::new(0, &["2 processors hold\n"]),
+            },
+            Case {
+                name: format!("smp guest, {mode}, 2 processors"),
+                words: words(&[&own.smp]),
+                input: "",
+                seconds: LIMIT,
+                expected: Expected::new(1, &["0 failures"]),
+            },
+        ]
+    };
+    modes.into_iter().flat_map(of_mode).collect()
+}
+
+/// The load on several processors again and again.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Soak {
+    /// What runs the guest
+    #[arg(long, value_enum, default_value_t = Engine::Svm)]
+    engine: Engine,
+    /// The kind of paging; left out, both
+    #[arg(long, value_enum)]
+    paging: Option<Paging>,
+    /// The guest's processors
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(2..=16))]
+    cpus: u8,
+    /// How many runs of each kind of paging
+    #[arg(long, default_value_t = 20)]
+    runs: u32,
+    /// How the software machine behaves, which judges every translation; each run but those of `plain` has a seed of its own
+    #[arg(long, default_value = "plain")]
+    nature: String,
+    /// The first run's seed
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Engine {
+    Software,
+    Svm,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Paging {
+    Shadow,
+    Nested,
+}
+
+impl Paging {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Shadow => "shadow",
+            Self::Nested => "nested",
+        }
+    }
+}
+
+impl Soak {
+    /// Tells whether QEMU is needed.
+    pub(crate) fn needs_qemu(&self) -> bool {
+        self.engine == Engine::Svm
+    }
+
+    /// Runs the load as often as was asked for; each run says how long it took.
+    pub(super) fn run(&self) -> Tally {
+        let vmmu = match command() {
+            Ok(vmmu) => vmmu,
+            Err(failed) => return failed,
+        };
+        let both = [Paging::Shadow, Paging::Nested];
+        let mut tally = Tally::default();
+        for paging in both {
+            if self.paging.is_some_and(|only| only != paging) {
+                continue;
+            }
+            let start = Instant::now();
+            for run in 0..self.runs {
+                tally += self.case(paging, run).run(&vmmu);
+            }
+            let each = start.elapsed() / self.runs.max(1);
+            println!(
+                "{}: {:.1} s a run",
+                paging.name(),
+                Duration::as_secs_f64(&each)
+            );
+        }
+        tally
+    }
+
+    fn case(&self, paging: Paging, run: u32) -> Case {
+        let cpus = self.cpus.to_string();
+        let mut words = vec!["run", "linux", "--exec", LOAD];
+        words.extend(["--paging", paging.name(), "--cpus", &cpus]);
+        let seed = (self.seed + u64::from(run)).to_string();
+        let mut how = String::new();
+        match self.engine {
+            Engine::Svm => words.extend(["--engine", "svm"]),
+            Engine::Software => {
+                words.extend(["--engine", "software", "--check", "--nature", &self.nature]);
+                how = self.nature.clone();
+                if self.nature != "plain" {
+                    words.extend(["--seed", &seed]);
+                    how += &format!(", seed {seed}");
+                }
+            }
+        }
+        Case {
+            name: format!(
+                "{} processors, {} {how} run {}",
+                self.cpus,
+                paging.name(),
+                run + 1
+            ),
+            words: words.iter().map(|&word| word.to_owned()).collect(),
+            input: "",
+            seconds: 10 * LIMIT,
+            expected: Expected::new(0, &[" processors hold\n"]),
+        }
+    }
+}
