@@ -171,7 +171,12 @@ pub(crate) fn add_user(tenure: Tenure) {
 
 /// How many entries lead to it.
 pub(crate) fn users(tenure: Tenure) -> u32 {
-    USERS[tenure.number].load(Ordering::SeqCst)
+    users_of(tenure.number)
+}
+
+/// How many entries lead to the frame `number`, or 1 if it is a table.
+pub(crate) fn users_of(number: usize) -> u32 {
+    USERS[number].load(Ordering::SeqCst)
 }
 
 /// Says that nobody may write to the frame from now on; those who still may are asked to forget it before [`close`].

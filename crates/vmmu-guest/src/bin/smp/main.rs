@@ -5,6 +5,9 @@
 //! switches between address spaces that share tables. After a flush was acknowledged, nobody may see an older translation:
 //! every frame names itself, and every access is compared with what is known of the entries on its way.
 //!
+//! Between two rounds all processors meet, the first one compares every entry in memory with what is known of it, and tells the machine by a mark
+//! ([`Port::MARK_START`]), so that the machine can audit itself while nobody does anything.
+//!
 //! Options on the command line: `cpus=N` processors (otherwise what the firmware's configuration says, at most 8),
 //! `seed=N`, `rounds=N` (4) and `steps=N` (2000) of each processor in a round.
 //!
@@ -22,6 +25,7 @@ mod meeting;
 mod path;
 mod place;
 mod program;
+mod quiescent;
 mod random;
 mod report;
 mod shoot_down;
@@ -92,14 +96,25 @@ fn run(number: usize) {
     let cpus = CPUS.load(Ordering::SeqCst);
     let mut program = Program::new(number, SEED.load(Ordering::SeqCst));
     program.switch();
-    for _ in 0..ROUNDS.load(Ordering::SeqCst) {
-        meeting::wait_for_all(number, cpus);
+    for round in 0..ROUNDS.load(Ordering::SeqCst) {
+        meet(number, cpus, round);
         for _ in 0..STEPS.load(Ordering::SeqCst) {
             program.step();
         }
     }
+    meet(number, cpus, ROUNDS.load(Ordering::SeqCst));
+    program.sweep();
     CHECKED.fetch_add(program.checked, Ordering::SeqCst);
     OVERTAKEN.fetch_add(program.overtaken, Ordering::SeqCst);
+    meeting::wait_for_all(number, cpus);
+}
+
+/// Waits for all processors, and lets the first one look at everything while the others wait.
+fn meet(number: usize, cpus: usize, round: u64) {
+    meeting::wait_for_all(number, cpus);
+    if number == 0 {
+        quiescent::check(round);
+    }
     meeting::wait_for_all(number, cpus);
 }
 

@@ -28,10 +28,12 @@ pub(crate) enum Kind {
     Intruded,
     /// A table's entry isn't what was stored there.
     WrongEntry,
+    /// The guest itself lost count of what leads to a frame.
+    WrongCount,
 }
 
 impl Kind {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::WrongFrame,
         Self::WrongContent,
         Self::LostStore,
@@ -42,6 +44,7 @@ impl Kind {
         Self::LostDirty,
         Self::Intruded,
         Self::WrongEntry,
+        Self::WrongCount,
     ];
 }
 

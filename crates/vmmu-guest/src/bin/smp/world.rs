@@ -68,6 +68,11 @@ impl Table {
         }
     }
 
+    /// How many regions lead to it.
+    pub(crate) fn users(&self) -> u32 {
+        self.users.load(Ordering::SeqCst)
+    }
+
     /// Puts it into a frame.
     pub(crate) fn set_tenure(&self, tenure: Tenure) {
         self.number.store(tenure.number as u64, Ordering::SeqCst);
