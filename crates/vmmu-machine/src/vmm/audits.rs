@@ -1,9 +1,9 @@
-//! When the auditor checks the library's structure: every so many exits, and at the end.
+//! When the auditor checks the library's structure: every so many exits, at each mark of the guest, and at the end.
 //!
 //! Key type: [`Audits`]. Whoever is told that an audit is due runs it at a quiet point ([`crate::vmm::quiet`]).
 
 use core::num::NonZeroU64;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use vmmu::host::Host;
 use vmmu::{Mmu, Strictness};
@@ -16,6 +16,8 @@ use crate::vmm::end::End;
 pub struct Audits {
     every: Option<NonZeroU64>,
     exits: AtomicU64,
+    /// The guest has made a mark since the last one.
+    marked: AtomicBool,
     done: AtomicU64,
 }
 
@@ -26,8 +28,15 @@ impl Audits {
         Self {
             every,
             exits: AtomicU64::new(0),
+            marked: AtomicBool::new(false),
             done: AtomicU64::new(0),
         }
+    }
+
+    /// Notes that the guest has made a mark: the next exit that is counted, which is the mark's own, finds an audit due.
+    pub fn note_mark(&self) {
+        // Relaxed: the thread that notes it counts the exit.
+        self.marked.store(true, Ordering::Relaxed);
     }
 
     /// Counts an exit; tells whether an audit is due. Kicks do not count: an audit makes some itself, and might lead to the next.
@@ -37,7 +46,9 @@ impl Audits {
         every.is_some_and(|every| {
             // Relaxed: numbers, which order nothing.
             let exits = self.exits.fetch_add(1, Ordering::Relaxed) + 1;
-            exits.is_multiple_of(every.get())
+            let marked =
+                self.marked.load(Ordering::Relaxed) && self.marked.swap(false, Ordering::Relaxed);
+            marked || exits.is_multiple_of(every.get())
         })
     }
 

@@ -389,6 +389,7 @@ impl<'m, O: Observer> Runner<'m, O> {
     }
 
     fn mark(&self, edge: Edge, phase: u32, operations: u32) {
+        self.vm.audits.note_mark();
         self.vm.mark(Mark {
             phase: phase as u8,
             edge,
