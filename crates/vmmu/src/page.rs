@@ -342,12 +342,21 @@ impl Page {
     #[inline(always)]
     pub(crate) fn set_record_at(&self, slot: Index, level: Level, record: Record) {
         let packed = record.pack(level);
-        self.record_low[slot.get()].store(packed as u32, Ordering::Relaxed);
-        self.record_high[slot.get()].store((packed >> 32) as u8, Ordering::Relaxed);
+        let (low, high) = (packed as u32, (packed >> 32) as u8);
+        // Only what changes is stored: the lines are other processors' too, which install in other slots.
+        if self.record_low[slot.get()].load(Ordering::Relaxed) != low {
+            self.record_low[slot.get()].store(low, Ordering::Relaxed);
+        }
+        if self.record_high[slot.get()].load(Ordering::Relaxed) != high {
+            self.record_high[slot.get()].store(high, Ordering::Relaxed);
+        }
         let (word, bit) = (slot.get() / 64, 1 << (slot.get() % 64));
         // One writer at a time: the table lock is held.
         let set = |bits: &AtomicU64| {
-            bits.store(bits.load(Ordering::Relaxed) | bit, Ordering::Relaxed);
+            let old = bits.load(Ordering::Relaxed);
+            if old & bit == 0 {
+                bits.store(old | bit, Ordering::Relaxed);
+            }
         };
         set(&self.recorded[word]);
         if !mutant!(NoPresenceBit) {
