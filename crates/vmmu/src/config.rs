@@ -36,7 +36,7 @@ pub struct Config {
     pub vcpus: u16,
     /// The limit on shadow pages (or nested tables): 4 KiB and about 2.8 KiB of bookkeeping each.
     pub max_pages: u32,
-    /// How many locks guard the frame records, a power of two: about one for each 4 MiB of guest memory.
+    /// How many locks guard the frame records, a power of two: one for each 2 MiB of guest memory, up to 128 GiB.
     pub stripes: u32,
     /// The guest's processor.
     pub cpu: CpuModel,
@@ -61,9 +61,7 @@ pub struct Config {
 impl Config {
     /// Makes a configuration with sensible values for a guest with `memory_frames` of memory.
     pub fn new(engine: Engine, vcpus: u16, memory_frames: u64, cpu: CpuModel) -> Self {
-        let stripes = (memory_frames / 1024)
-            .next_power_of_two()
-            .clamp(16, 1 << 16);
+        let stripes = (memory_frames / 512).next_power_of_two().clamp(16, 1 << 16);
         Self {
             engine,
             vcpus,
