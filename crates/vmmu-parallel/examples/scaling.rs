@@ -4,7 +4,6 @@
 use core::time::Duration;
 
 use vmmu_parallel::Trouble;
-use vmmu_parallel::crew::{line_transfer, processors};
 use vmmu_parallel::faults::{Arm, Plan, measure};
 use vmmu_parallel::load::Load;
 
@@ -14,11 +13,14 @@ fn main() -> Result<(), Trouble> {
         pages: 4096,
         rounds: 60,
         limit: Duration::from_secs(seconds.unwrap_or(10)),
+        between: Duration::ZERO,
     };
-    let cpus = processors(2)?;
-    for load in Load::ALL {
-        println!("a line takes {:?}", line_transfer(&cpus)?);
-        let row = measure(load, &plan)?;
+    for (load, between) in Load::ALL
+        .into_iter()
+        .flat_map(|load| [(load, 0), (load, 1)])
+    {
+        let between = Duration::from_micros(between);
+        let row = measure(load, &plan.pausing(between))?;
         let show = |name, arm: Option<Arm>| {
             if let Some(arm) = arm {
                 println!(
@@ -35,8 +37,10 @@ fn main() -> Result<(), Trouble> {
             }
         };
         println!(
-            "{}: kept {}, discarded {}",
+            "{}, {} ns between, a line takes {} ns: kept {}, discarded {}",
             load.name(),
+            row.between,
+            row.transfer,
             row.kept,
             row.discarded
         );

@@ -139,11 +139,40 @@ pub fn line_transfer(processors: &[usize]) -> Result<Duration, Trouble> {
     Ok(best)
 }
 
+/// Where workers wait for each other on the way.
+#[derive(Debug)]
+pub struct Meeting {
+    workers: usize,
+    arrived: Apart<AtomicUsize>,
+}
+
+impl Meeting {
+    /// Makes a meeting of so many workers.
+    #[must_use]
+    pub fn of(workers: usize) -> Self {
+        Self {
+            workers,
+            arrived: Apart(AtomicUsize::new(0)),
+        }
+    }
+
+    /// Waits until every worker has come as often as the caller.
+    pub fn attend(&self) {
+        let mine = self.arrived.0.fetch_add(1, Ordering::AcqRel);
+        let all = (mine / self.workers + 1) * self.workers;
+        wait_until(|| self.arrived.0.load(Ordering::Acquire) >= all);
+    }
+}
+
 /// Waits until every worker has come here.
 fn arrive(missing: &AtomicUsize) {
     missing.fetch_sub(1, Ordering::AcqRel);
+    wait_until(|| missing.load(Ordering::Acquire) == 0);
+}
+
+fn wait_until(is_so: impl Fn() -> bool) {
     let mut waited = 0_u32;
-    while missing.load(Ordering::Acquire) != 0 {
+    while !is_so() {
         waited += 1;
         if waited.is_multiple_of(4096) {
             thread::yield_now();

@@ -10,7 +10,7 @@ use core::time::Duration;
 use std::time::Instant;
 
 use crate::Trouble;
-use crate::crew::{processors, together};
+use crate::crew::{Meeting, line_transfer, processors, together};
 use crate::load::{Load, Size};
 use crate::rig::{Locking, Rig, Worker};
 use crate::spread::Spread;
@@ -21,18 +21,37 @@ pub const LEAST_GAIN: f64 = 1.8;
 pub const MOST_GAIN: f64 = 2.2;
 /// The part of its time that a worker may be without its processor.
 const MAY_LOSE: f64 = 0.01;
-/// How often a measurement is made before it is taken as it is.
+/// How often a measurement is made before the round is given up.
 const TRIES: usize = 40;
 
 /// How long to measure.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Plan {
-    /// Pages that each worker touches in one measurement, a multiple of 4096.
+    /// Pages that each worker touches in one measurement, a multiple of 512.
     pub pages: u64,
     /// Rounds to keep, for each load.
     pub rounds: usize,
     /// The time after which a load ends with what it has.
     pub limit: Duration,
+    /// What passes between two faults of a vCPU besides: the world switch, and the guest.
+    pub between: Duration,
+}
+
+impl Plan {
+    /// Lets time pass between two faults of a vCPU; of fewer pages, so that a measurement is as short.
+    #[must_use]
+    pub fn pausing(self, between: Duration) -> Self {
+        let pages = if between == Duration::ZERO {
+            self.pages
+        } else {
+            (self.pages / 4).max(512)
+        };
+        Self {
+            pages,
+            between,
+            ..self
+        }
+    }
 }
 
 /// One way to lock, on one and two threads.
@@ -53,6 +72,10 @@ pub struct Arm {
 pub struct Row {
     /// The load.
     pub load: Load,
+    /// Nanoseconds between two faults.
+    pub between: u64,
+    /// Nanoseconds that a cache line took from one processor to the other, before.
+    pub transfer: u64,
     /// Two MMUs that share nothing.
     pub control: Option<Arm>,
     /// The library.
@@ -61,7 +84,7 @@ pub struct Row {
     pub locked: Option<Arm>,
     /// Rounds that count.
     pub kept: usize,
-    /// Rounds in which the control's gain was not from [`LEAST_GAIN`] to [`MOST_GAIN`].
+    /// Rounds in which the control's gain was not from [`LEAST_GAIN`] to [`MOST_GAIN`], or a thread lost its processor again and again.
     pub discarded: usize,
 }
 
@@ -87,6 +110,7 @@ type Round = [Rates; 3];
 /// [`Trouble`].
 pub fn measure(load: Load, plan: &Plan) -> Result<Row, Trouble> {
     let cpus = processors(2)?;
+    let transfer = line_transfer(&cpus)?.as_nanos() as u64;
     let bench = Bench::new(load, plan, cpus)?;
     let begun = Instant::now();
     let (mut kept, mut discarded) = (Vec::new(), 0);
@@ -95,10 +119,9 @@ pub fn measure(load: Load, plan: &Plan) -> Result<Row, Trouble> {
             break;
         }
         let round = bench.round(number)?;
-        if (LEAST_GAIN..=MOST_GAIN).contains(&round[0].gain()) {
-            kept.push(round);
-        } else {
-            discarded += 1;
+        match round.filter(|round| (LEAST_GAIN..=MOST_GAIN).contains(&round[0].gain())) {
+            Some(round) => kept.push(round),
+            None => discarded += 1,
         }
     }
     let arm = |at: usize| {
@@ -112,6 +135,8 @@ pub fn measure(load: Load, plan: &Plan) -> Result<Row, Trouble> {
     };
     Ok(Row {
         load,
+        between: plan.between.as_nanos() as u64,
+        transfer,
         control: arm(0),
         own: arm(1),
         locked: arm(2),
@@ -127,6 +152,7 @@ struct Bench {
     cpus: Vec<usize>,
     pages: u64,
     passes: u64,
+    between: Duration,
 }
 
 impl Bench {
@@ -146,18 +172,25 @@ impl Bench {
             cpus,
             pages: plan.pages,
             passes: load.passes(),
+            between: plan.between,
         })
     }
 
     /// Measures everything once; which comes first changes from round to round.
-    fn round(&self, number: usize) -> Result<Round, Trouble> {
+    ///
+    /// `None` if threads lose their processors all the time.
+    fn round(&self, number: usize) -> Result<Option<Round>, Trouble> {
         let nothing = Rates { one: 0.0, two: 0.0 };
         let mut round = [nothing; 3];
         for step in 0..3 {
             let at = (number + step) % 3;
             let two_first = number.is_multiple_of(2);
-            let first = self.rate(at, if two_first { 2 } else { 1 })?;
-            let second = self.rate(at, if two_first { 1 } else { 2 })?;
+            let Some(first) = self.rate(at, if two_first { 2 } else { 1 })? else {
+                return Ok(None);
+            };
+            let Some(second) = self.rate(at, if two_first { 1 } else { 2 })? else {
+                return Ok(None);
+            };
             let (one, two) = if two_first {
                 (second, first)
             } else {
@@ -165,40 +198,47 @@ impl Bench {
             };
             round[at] = Rates { one, two };
         }
-        Ok(round)
+        Ok(Some(round))
     }
 
     /// Returns the faults per second of a way to lock on `threads` threads.
-    fn rate(&self, at: usize, threads: usize) -> Result<f64, Trouble> {
+    fn rate(&self, at: usize, threads: usize) -> Result<Option<f64>, Trouble> {
         let rig_of = |worker: usize| match at {
             0 => &self.apart[worker],
             _ => &self.shared,
         };
         let locking = if at == 2 { Locking::One } else { Locking::Own };
         let workers = (0..threads)
-            .map(|worker| rig_of(worker).worker(worker as u64, locking))
-            .collect::<Result<Vec<_>, _>>()?;
+            .map(|worker| {
+                let worker = rig_of(worker).worker(worker as u64, locking)?;
+                Ok(worker.pausing(self.between))
+            })
+            .collect::<Result<Vec<_>, Trouble>>()?;
         let mut time = Duration::ZERO;
         for _ in 0..self.passes {
-            time += self.pass(&workers)?;
+            let Some(pass) = self.pass(&workers)? else {
+                return Ok(None);
+            };
+            time += pass;
         }
-        Ok((self.pages * threads as u64) as f64 / time.as_secs_f64())
+        let faults = self.pages * threads as u64;
+        Ok(Some(faults as f64 / time.as_secs_f64()))
     }
 
-    /// Lets the workers touch their pages once.
-    fn pass(&self, workers: &[Worker<'_>]) -> Result<Duration, Trouble> {
-        let mut tries = 0;
-        loop {
-            tries += 1;
+    /// Lets the workers touch their pages once, undisturbed.
+    fn pass(&self, workers: &[Worker<'_>]) -> Result<Option<Duration>, Trouble> {
+        for _ in 0..TRIES {
+            let meeting = Meeting::of(workers.len());
             let span = together(
                 &self.cpus[..workers.len()],
-                |worker| workers[worker as usize].renew(),
-                |worker| workers[worker as usize].run(),
+                |worker| workers[worker as usize].renew(workers.len() as u64),
+                |worker| workers[worker as usize].run(|| meeting.attend()),
             )?;
-            if span.lost <= span.time.mul_f64(MAY_LOSE) || tries == TRIES {
-                return Ok(span.time);
+            if span.lost <= span.time.mul_f64(MAY_LOSE) {
+                return Ok(Some(span.time));
             }
         }
+        Ok(None)
     }
 }
 
@@ -215,6 +255,7 @@ mod a_measurement {
             pages: 4096,
             rounds: 2,
             limit: Duration::from_millis(500),
+            between: Duration::ZERO,
         };
         match measure(Load::SharedTable, &plan) {
             Ok(row) => {

@@ -2,7 +2,7 @@
 //!
 //! Key type: [`FlatHost`]. Guest frame `n` is host frame [`FlatHost::GUEST`] + `n`, table `n` is host frame [`FlatHost::TABLES`] + `n`.
 
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use vmmu::addr::{Index, Level, Pfn};
 use vmmu::host::{
@@ -30,20 +30,47 @@ impl FlatHost {
     }
 }
 
+/// An access to a word, to be counted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Access {
+    Load,
+    Store,
+    Update,
+}
+
+/// Notes an access, if accesses are counted.
+#[inline(always)]
+fn note(access: Access, word: &AtomicU64) {
+    #[cfg(feature = "count")]
+    {
+        use vmmu::count::{Step, line, note};
+        let at = line(word);
+        note(match access {
+            Access::Load => Step::Load(at),
+            Access::Store => Step::Store(at),
+            Access::Update => Step::Update(at),
+        });
+    }
+    let _ = (access, word);
+}
+
 impl TableMemory for FlatHost {
     #[inline]
     fn load(&self, table: Pfn, slot: Index) -> u64 {
         let entry = self.0.entry(Self::table_of(table), slot.get());
+        note(Access::Load, entry);
         entry.load(Ordering::Acquire)
     }
     #[inline]
     fn store(&self, table: Pfn, slot: Index, entry: u64) {
         let place = self.0.entry(Self::table_of(table), slot.get());
+        note(Access::Store, place);
         place.store(entry, Ordering::Release);
     }
     #[inline]
     fn exchange(&self, table: Pfn, slot: Index, entry: u64) -> u64 {
         let place = self.0.entry(Self::table_of(table), slot.get());
+        note(Access::Update, place);
         place.swap(entry, Ordering::AcqRel)
     }
     #[inline]
@@ -55,6 +82,7 @@ impl TableMemory for FlatHost {
         new: u64,
     ) -> Result<u64, u64> {
         let place = self.0.entry(Self::table_of(table), slot.get());
+        note(Access::Update, place);
         place.compare_exchange(current, new, Ordering::AcqRel, Ordering::Acquire)
     }
 }
@@ -78,6 +106,7 @@ impl GuestMemory for FlatHost {
         _: GpteWidth,
     ) -> Result<u64, GuestMemoryError> {
         let word = self.0.word(frame.frame, usize::from(offset) / 8);
+        note(Access::Load, word);
         Ok(word.load(Ordering::Acquire))
     }
     #[inline]
@@ -90,6 +119,7 @@ impl GuestMemory for FlatHost {
         new: u64,
     ) -> Result<Result<u64, u64>, GuestMemoryError> {
         let word = self.0.word(frame.frame, usize::from(offset) / 8);
+        note(Access::Update, word);
         Ok(word.compare_exchange(current, new, Ordering::AcqRel, Ordering::Acquire))
     }
     fn diff_table(

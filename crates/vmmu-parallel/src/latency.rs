@@ -100,9 +100,9 @@ pub struct Latencies {
 }
 
 /// A VM with very many mapped pages.
-struct Large {
-    mmu: Mmu<FlatHost>,
-    slot: SlotId,
+pub(crate) struct Large {
+    pub(crate) mmu: Mmu<FlatHost>,
+    pub(crate) slot: SlotId,
     pages: u64,
     /// The first of the frames that are touched.
     data: Gfn,
@@ -114,7 +114,7 @@ const fn touched(page: u64) -> Gva {
 }
 
 impl Large {
-    fn new(pages: u64) -> Result<Self, Trouble> {
+    pub(crate) fn new(pages: u64) -> Result<Self, Trouble> {
         let tables = pages / 512 + 512;
         let backed = MANY_TABLES + tables;
         let data = backed.next_multiple_of(512);
@@ -171,7 +171,7 @@ impl Large {
     }
 
     /// Maps the many pages.
-    fn fill(&self) -> Result<(), Trouble> {
+    pub(crate) fn fill(&self) -> Result<(), Trouble> {
         let vcpu = self.vcpu(1)?;
         let mut root = Pfn::containing(vcpu.enter()?.root);
         let done = (0..self.pages).try_for_each(|page| {

@@ -12,6 +12,9 @@
 //! | [`crew`] | two threads on two processors |
 //! | [`faults`] | rounds of measurements, and what they say |
 //! | [`latency`] | how long faults take beside a zap of everything |
+//! | `counts` | locks and atomics of a fault, and its accesses (feature `count`) |
+//! | [`simulate`] | the accesses of many vCPUs in virtual time |
+//! | [`report`] | counts and simulations, from one program to another |
 //! | [`spread`] | a median with its quartiles |
 //!
 //! Invariants:
@@ -22,6 +25,8 @@
 //! `vmmu bench parallel` prints the tables (docs/parallel.md).
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "count")]
+pub mod counts;
 pub mod crew;
 pub mod faults;
 pub mod guest;
@@ -29,7 +34,9 @@ pub mod host;
 pub mod latency;
 pub mod load;
 pub mod memory;
+pub mod report;
 pub mod rig;
+pub mod simulate;
 pub mod spread;
 mod trouble;
 

@@ -17,26 +17,29 @@ const HOT_BASE: u64 = 0x100_0000_0000;
 /// is mapped at all.
 const HOT_PART: u64 = 8;
 
-/// What two vCPUs share, or do not.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
+/// What vCPUs share, or do not.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Load {
     /// Each has an address space and memory of its own: two processes.
     Disjoint,
     /// One address space, memory and level-1 tables of their own: threads of a process that work apart.
     SharedSpace,
-    /// One address space, and alternate pages of the same level-1 tables and the same 2 MiB of memory.
+    /// One address space, the same level-1 tables and the same 2 MiB of memory, each its part of them: neighbouring buffers.
     SharedTable,
+    /// The same, but alternate pages: even the cache lines of the guest's entries are shared.
+    Alternate,
     /// An address space and memory of their own, and in it many pages that are one frame of all.
     HotFrame,
 }
 
 impl Load {
     /// All of them, in the order of the table.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::Disjoint,
         Self::SharedSpace,
         Self::SharedTable,
+        Self::Alternate,
         Self::HotFrame,
     ];
 
@@ -47,6 +50,7 @@ impl Load {
             Self::Disjoint => "disjoint tables",
             Self::SharedSpace => "one space, own leaf tables",
             Self::SharedTable => "the same leaf tables",
+            Self::Alternate => "alternate pages",
             Self::HotFrame => "one hot frame",
         }
     }
@@ -60,12 +64,21 @@ impl Load {
         }
     }
 
+    /// Returns after how many pages the workers wait for each other: they are to stay in the same tables.
+    #[must_use]
+    pub const fn meets_after(self, size: Size) -> Option<u64> {
+        match self {
+            Self::SharedTable | Self::Alternate => Some(REGION / size.workers),
+            _ => None,
+        }
+    }
+
     /// Returns the share of the control's gain to reach.
     #[must_use]
     pub const fn goal(self) -> Option<f64> {
         match self {
             Self::Disjoint => Some(0.95),
-            Self::SharedSpace | Self::SharedTable => Some(0.75),
+            Self::SharedSpace | Self::SharedTable | Self::Alternate => Some(0.75),
             Self::HotFrame => None,
         }
     }
@@ -74,9 +87,9 @@ impl Load {
 /// How large a load is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Size {
-    /// The workers.
+    /// The workers, a power of two.
     pub workers: u64,
-    /// Pages that each touches in one measurement, a multiple of 4096.
+    /// Pages that each touches in one measurement, a multiple of 512.
     pub pages: u64,
 }
 
@@ -101,6 +114,11 @@ impl Size {
     const fn data(self, worker: u64) -> u64 {
         worker * self.area() + REGION
     }
+
+    /// Returns page and frame number `at` of all: neighbours in the tables are neighbours in memory.
+    const fn anywhere(self, at: u64) -> (u64, u64) {
+        (at, self.data(at / self.pages) + at % self.pages)
+    }
 }
 
 /// A load laid out in guest memory.
@@ -123,7 +141,7 @@ impl Layout {
         let mut shared = None;
         for worker in 0..size.workers {
             let mut own = Tables::from(memory, Gfn::new(worker * size.area()));
-            let is_shared = matches!(load, Load::SharedSpace | Load::SharedTable);
+            let is_shared = !matches!(load, Load::Disjoint | Load::HotFrame);
             let tables = if is_shared {
                 shared.get_or_insert(own)
             } else {
@@ -146,6 +164,12 @@ impl Layout {
         layout
     }
 
+    /// Returns the load.
+    #[must_use]
+    pub const fn load(&self) -> Load {
+        self.load
+    }
+
     /// Returns the load's size.
     #[must_use]
     pub fn size(&self) -> Size {
@@ -164,7 +188,7 @@ impl Layout {
         self.size.pages / self.load.passes()
     }
 
-    /// Returns the frames that a worker takes away before it touches its pages again: the first, and how many.
+    /// Returns the frames of a worker's area that are taken away before pages are touched again: the first, and how many.
     #[must_use]
     pub const fn taken(&self, worker: u64) -> (Gfn, u64) {
         match self.load {
@@ -196,10 +220,10 @@ impl Layout {
             Load::Disjoint | Load::HotFrame => (page, own),
             Load::SharedSpace => (worker * size.pages + page, own),
             Load::SharedTable => {
-                let at = page * size.workers + worker;
-                // The data areas one after the other, so that neighbours in the table are neighbours in memory.
-                (at, size.data(at / size.pages) + at % size.pages)
+                let share = REGION / size.workers;
+                size.anywhere(page / share * REGION + worker * share + page % share)
             }
+            Load::Alternate => size.anywhere(page * size.workers + worker),
         };
         (Gva::new(BASE + at * 4096), Gfn::new(gfn))
     }

@@ -3,8 +3,10 @@
 //! Key types: [`Rig`], [`Locking`] (the library's own, or one lock round every call), [`Worker`] (a vCPU in its guest).
 
 use core::sync::atomic::Ordering;
+use core::time::Duration;
+use std::time::Instant;
 
-use spin::mutex::SpinMutex;
+use spin::mutex::{SpinMutex, SpinMutexGuard};
 use vmmu::addr::{Gfn, Gva, Index, Level, Pfn};
 use vmmu::host::{MemoryToken, VcpuId};
 use vmmu::paging::{CpuFeatures, CpuModel, Cr0, Cr3, Cr4, Efer, PagingState, PhysBits};
@@ -17,7 +19,7 @@ use crate::Trouble;
 use crate::guest::forget_use;
 use crate::host::FlatHost;
 use crate::load::{Layout, Load, Size};
-use crate::memory::{Apart, Memory};
+use crate::memory::{Apart, Memory, WORDS};
 
 const FRAME: u64 = 0x000f_ffff_ffff_f000;
 /// P and R/W.
@@ -85,6 +87,16 @@ impl Rig {
         &self.layout
     }
 
+    #[inline]
+    fn lock_whole(&self) -> Whole<'_> {
+        #[cfg(feature = "count")]
+        vmmu::count::note(vmmu::count::Step::Lock(vmmu::count::line(&self.one)));
+        Whole {
+            rig: self,
+            _guard: self.one.0.lock(),
+        }
+    }
+
     /// Puts a worker's vCPU on its root.
     ///
     /// # Errors
@@ -97,6 +109,7 @@ impl Rig {
             vcpu,
             worker,
             locking,
+            between: Duration::ZERO,
         })
     }
 }
@@ -126,6 +139,21 @@ pub(crate) fn walk(memory: &Memory, root: Pfn, gva: Gva) -> Option<Pfn> {
     Some(table)
 }
 
+/// The one lock, held.
+struct Whole<'r> {
+    rig: &'r Rig,
+    _guard: SpinMutexGuard<'r, ()>,
+}
+
+impl Drop for Whole<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        #[cfg(feature = "count")]
+        vmmu::count::note(vmmu::count::Step::Unlock(vmmu::count::line(&self.rig.one)));
+        let _ = self.rig;
+    }
+}
+
 /// A vCPU that its thread drives.
 #[derive(Clone, Copy, Debug)]
 pub struct Worker<'r> {
@@ -133,6 +161,7 @@ pub struct Worker<'r> {
     vcpu: Vcpu<'r, FlatHost>,
     worker: u64,
     locking: Locking,
+    between: Duration,
 }
 
 impl Worker<'_> {
@@ -147,30 +176,70 @@ impl Worker<'_> {
         })
     }
 
-    /// Takes the pages that it will touch away from the tables, which stay, and lets the guest forget that it used them: each faults again.
-    pub fn renew(&self) {
+    /// Takes the pages that it and `running` workers will touch away from the tables, which stay, and lets the guest forget that it used them: each
+    /// faults again. Each of the workers does its part.
+    pub fn renew(&self, running: u64) {
         let (mmu, layout) = (self.rig.mmu(), self.rig.layout());
-        let (first, frames) = layout.taken(self.worker);
-        drop(mmu.invalidate_begin(first, frames));
+        for area in (self.worker..layout.size().workers).step_by(running as usize) {
+            let (first, frames) = layout.taken(area);
+            drop(mmu.invalidate_begin(first, frames));
+        }
         for page in 0..layout.pages() {
             let (gva, _) = layout.page(self.worker, page);
             forget_use(&mmu.host().0, layout.root(self.worker), gva);
         }
     }
 
-    /// Touches its pages: each faults once.
+    /// Lets time pass after each fault: for the world switch and what the guest does.
+    #[must_use]
+    pub fn pausing(self, between: Duration) -> Self {
+        Self { between, ..self }
+    }
+
+    fn pause(&self) {
+        if self.between != Duration::ZERO {
+            let begun = Instant::now();
+            while begun.elapsed() < self.between {
+                core::hint::spin_loop();
+            }
+        }
+    }
+
+    /// Touches its pages: each faults once. Calls `meet` where the load wants the workers to wait for each other.
     ///
     /// # Errors
     /// [`Trouble`].
-    pub fn run(&self) -> Result<(), Trouble> {
+    pub fn run(&self, meet: impl Fn()) -> Result<(), Trouble> {
         let layout = self.rig.layout();
-        self.touch_all(layout.pages(), |page| layout.page(self.worker, page))
+        let every = layout.load().meets_after(layout.size());
+        let every = every.unwrap_or(u64::MAX);
+        self.touch_all(layout.pages(), |page| {
+            if page % every == every - 1 {
+                meet();
+            }
+            layout.page(self.worker, page)
+        })
+    }
+
+    /// Touches one of its pages.
+    #[cfg(feature = "count")]
+    pub(crate) fn touch_page(&self, page: u64) -> Result<(), Trouble> {
+        self.touch(self.rig.layout.page(self.worker, page))
+    }
+
+    /// Enters the guest, or leaves it, for who makes the accesses one by one.
+    #[cfg(feature = "count")]
+    pub(crate) fn vcpu(&self) -> Vcpu<'_, FlatHost> {
+        self.vcpu
     }
 
     #[inline]
     fn touch_all(&self, pages: u64, of: impl Fn(u64) -> (Gva, Gfn)) -> Result<(), Trouble> {
         let _ = self.vcpu.enter()?;
-        let done = (0..pages).map(of).try_for_each(|page| self.touch(page));
+        let done = (0..pages).map(of).try_for_each(|page| {
+            self.pause();
+            self.touch(page)
+        });
         self.vcpu.exited();
         done
     }
@@ -190,7 +259,7 @@ impl Worker<'_> {
             .mmu
             .host()
             .0
-            .word(gfn.get(), self.worker as usize * 16);
+            .word(gfn.get(), self.worker as usize * 8 % WORDS);
         word.store(gva.get(), Ordering::Relaxed);
         Ok(())
     }
@@ -203,7 +272,7 @@ impl Worker<'_> {
             let outcome = match self.locking {
                 Locking::Own => self.vcpu.handle_fault(gva, Access::WRITE)?,
                 Locking::One => {
-                    let _whole = self.rig.one.0.lock();
+                    let _whole = self.rig.lock_whole();
                     self.vcpu.handle_fault(gva, Access::WRITE)?
                 }
             };
@@ -234,9 +303,9 @@ mod a_fault {
             let workers = [0, 1].map(|worker| rig.worker(worker, Locking::Own).unwrap());
             workers.iter().for_each(|worker| worker.warm_up().unwrap());
             for _ in 0..3 {
-                workers.iter().for_each(super::Worker::renew);
+                workers.iter().for_each(|worker| worker.renew(2));
                 let before = rig.mmu().stats().get(Event::FaultFixed);
-                workers.iter().for_each(|worker| worker.run().unwrap());
+                workers.iter().for_each(|worker| worker.run(|| {}).unwrap());
                 let faults = rig.mmu().stats().get(Event::FaultFixed) - before;
                 assert_eq!(faults, 2 * rig.layout().pages(), "{load:?}");
                 assert_eq!(rig.mmu().stats().get(Event::Recycle), 0, "{load:?}");

@@ -120,6 +120,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         leaf: &Leaf,
         purpose: Purpose,
     ) -> Result<Installed, Refused> {
+        crate::sync::note_entry();
         debug_assert_eq!(level, page.role().level());
         // Acquire inside `load`: pairs with the exchange of a removal, so that its raise of `flush_pending` is seen below.
         let old = self.load(page, slot);
@@ -282,6 +283,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
     /// Removes an edge. The caller holds the gfn lock of its target, and has found the edge through the target's reverse map or parents, or
     /// has seen it present under this lock.
     pub(crate) fn remove(&self, stripe: &mut Stripe, edge: SpteRef, debt: &mut Debt<'_, 'm, H, O>) {
+        crate::sync::note_entry();
         let page = self.page(edge.page());
         if !mutant!(RemoveOwesNothing) && !mutant!(OweAfterExchange) {
             debt.owe();
@@ -380,6 +382,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         edge: SpteRef,
         debt: &mut Debt<'_, 'm, H, O>,
     ) -> bool {
+        crate::sync::note_entry();
         let page = self.page(edge.page());
         let mut old = self.load(page, edge.slot());
         loop {

@@ -453,6 +453,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         nodes: &mut Nodes,
         guess: &Guess,
     ) -> Result<Option<u64>, Refused> {
+        crate::sync::note_entry();
         let (page, index, gfn) = (filled.page, guess.index, guess.gpte.frame());
         let now = self.read_slot(filled.table, index);
         let stale = now != Some(guess.gpte) && !mutant!(PrefetchWithoutRecheck);

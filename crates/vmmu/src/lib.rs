@@ -128,6 +128,8 @@ mod age;
 mod audit;
 mod clean;
 mod config;
+#[cfg(feature = "count")]
+pub mod count;
 mod debt;
 mod derive;
 mod direct;

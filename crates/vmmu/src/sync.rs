@@ -14,8 +14,26 @@ use core::ops::{Deref, DerefMut};
 #[cfg(loom)]
 pub(crate) use loom::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 
-#[cfg(not(loom))]
+#[cfg(all(not(loom), not(feature = "count")))]
 pub(crate) use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
+
+#[cfg(all(not(loom), feature = "count"))]
+pub(crate) use crate::count::{AtomicU8, AtomicU32, AtomicU64, fence};
+#[cfg(all(not(loom), feature = "count"))]
+pub(crate) use core::sync::atomic::Ordering;
+
+/// Notes that an entry was installed, changed or removed, if the library counts.
+#[inline(always)]
+pub(crate) fn note_entry() {
+    #[cfg(feature = "count")]
+    crate::count::note_entry();
+}
+
+/// Notes that a lock was taken, or is left, if the library counts; what it guards stands for it.
+#[cfg(feature = "count")]
+fn note_lock<T>(guard: &RawGuard<'_, T>, step: fn(usize) -> crate::count::Step) {
+    crate::count::note(step(crate::count::line::<T>(guard)));
+}
 
 pub(crate) use once_cell::race::OnceBox;
 
@@ -125,7 +143,14 @@ type RawGuard<'a, T> = loom::sync::MutexGuard<'a, T>;
 
 #[inline]
 fn lock_raw<T>(raw: &RawMutex<T>) -> RawGuard<'_, T> {
-    #[cfg(not(loom))]
+    #[cfg(all(not(loom), feature = "count"))]
+    {
+        raw.try_lock().unwrap_or_else(|| {
+            crate::count::note_contended();
+            raw.lock()
+        })
+    }
+    #[cfg(all(not(loom), not(feature = "count")))]
     {
         raw.lock()
     }
@@ -137,6 +162,8 @@ fn lock_raw<T>(raw: &RawMutex<T>) -> RawGuard<'_, T> {
 
 #[inline]
 fn try_lock_raw<T>(raw: &RawMutex<T>) -> Option<RawGuard<'_, T>> {
+    #[cfg(feature = "count")]
+    crate::count::note(crate::count::Step::Update(crate::count::line(raw)));
     #[cfg(not(loom))]
     {
         raw.try_lock()
@@ -166,8 +193,11 @@ impl<T> Lock<T> {
     #[inline]
     pub(crate) fn lock<'a>(&'a self, locks: &'a Locks) -> Guard<'a, T> {
         locks.enter(self.kind);
+        let raw = lock_raw(&self.raw);
+        #[cfg(feature = "count")]
+        note_lock(&raw, crate::count::Step::Lock);
         Guard {
-            raw: lock_raw(&self.raw),
+            raw,
             locks,
             kind: self.kind,
         }
@@ -200,6 +230,8 @@ impl<T> DerefMut for Guard<'_, T> {
 impl<T> Drop for Guard<'_, T> {
     #[inline]
     fn drop(&mut self) {
+        #[cfg(feature = "count")]
+        note_lock(&self.raw, crate::count::Step::Unlock);
         self.locks.leave(self.kind);
     }
 }
