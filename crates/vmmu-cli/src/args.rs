@@ -180,7 +180,7 @@ pub struct ParallelArgs {
     /// Also writes all figures to FILE as JSON
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
-    /// Measures for a few seconds only: a trial, not a result
+    /// Measures for a few seconds only, neither counts nor simulates: a trial, not a result
     #[arg(long)]
     pub quick: bool,
 }
