@@ -174,7 +174,7 @@ fn wait_until(is_so: impl Fn() -> bool) {
     let mut waited = 0_u32;
     while !is_so() {
         waited += 1;
-        if waited.is_multiple_of(4096) {
+        if waited.is_multiple_of(1024) {
             thread::yield_now();
         }
         spin_loop();

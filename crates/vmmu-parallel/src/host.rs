@@ -1,10 +1,11 @@
 //! The embedder: host traits over a flat memory, as cheap as memory on bare metal.
 //!
-//! Key type: [`FlatHost`]. Guest frame `n` is host frame [`FlatHost::GUEST`] + `n`, table `n` is host frame [`FlatHost::TABLES`] + `n`.
+//! Key type: [`FlatHost`]. Guest frame `n` is host frame [`GUEST`] + `n`, table `n` is host frame [`TABLES`] + `n`.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use vmmu::addr::{Index, Level, Pfn};
+use vmmu::gate::{Fenced, Strategy};
 use vmmu::host::{
     BackedFrame, FrameLookup, GpteWidth, GuestMemory, GuestMemoryError, HostFrame, LookupError,
     Need, OutOfTables, Processors, TableAllocator, TableMemory, TablePlace, VcpuId,
@@ -12,22 +13,40 @@ use vmmu::host::{
 
 use crate::memory::Memory;
 
-/// Guest memory and tables as the library sees them.
+/// The host frame of guest frame 0.
+pub const GUEST: u64 = 0x100_0000;
+/// The host frame of table 0.
+pub const TABLES: u64 = 0x200_0000;
+
+/// Guest memory and tables as the library sees them, and the gate's strategy.
 #[derive(Debug)]
-pub struct FlatHost(pub Memory);
+pub struct FlatHost<G = Fenced> {
+    /// The memory.
+    pub memory: Memory,
+    gate: fn() -> G,
+}
 
 impl FlatHost {
-    /// The host frame of guest frame 0.
-    pub const GUEST: u64 = 0x100_0000;
-    /// The host frame of table 0.
-    pub const TABLES: u64 = 0x200_0000;
-
-    /// Returns the number of a table.
-    #[inline]
+    /// Makes an embedder with the usual gate.
     #[must_use]
-    pub fn table_of(table: Pfn) -> usize {
-        (table.get() - Self::TABLES) as usize
+    pub fn new(memory: Memory) -> Self {
+        Self::with_gate(memory, Fenced::default)
     }
+}
+
+impl<G: Strategy> FlatHost<G> {
+    /// Makes an embedder with a gate of choice.
+    #[must_use]
+    pub fn with_gate(memory: Memory, gate: fn() -> G) -> Self {
+        Self { memory, gate }
+    }
+}
+
+/// Returns the number of a table.
+#[inline]
+#[must_use]
+pub fn table_of(table: Pfn) -> usize {
+    (table.get() - TABLES) as usize
 }
 
 /// An access to a word, to be counted.
@@ -54,22 +73,22 @@ fn note(access: Access, word: &AtomicU64) {
     let _ = (access, word);
 }
 
-impl TableMemory for FlatHost {
+impl<G: Strategy> TableMemory for FlatHost<G> {
     #[inline]
     fn load(&self, table: Pfn, slot: Index) -> u64 {
-        let entry = self.0.entry(Self::table_of(table), slot.get());
+        let entry = self.memory.entry(table_of(table), slot.get());
         note(Access::Load, entry);
         entry.load(Ordering::Acquire)
     }
     #[inline]
     fn store(&self, table: Pfn, slot: Index, entry: u64) {
-        let place = self.0.entry(Self::table_of(table), slot.get());
+        let place = self.memory.entry(table_of(table), slot.get());
         note(Access::Store, place);
         place.store(entry, Ordering::Release);
     }
     #[inline]
     fn exchange(&self, table: Pfn, slot: Index, entry: u64) -> u64 {
-        let place = self.0.entry(Self::table_of(table), slot.get());
+        let place = self.memory.entry(table_of(table), slot.get());
         note(Access::Update, place);
         place.swap(entry, Ordering::AcqRel)
     }
@@ -81,23 +100,23 @@ impl TableMemory for FlatHost {
         current: u64,
         new: u64,
     ) -> Result<u64, u64> {
-        let place = self.0.entry(Self::table_of(table), slot.get());
+        let place = self.memory.entry(table_of(table), slot.get());
         note(Access::Update, place);
         place.compare_exchange(current, new, Ordering::AcqRel, Ordering::Acquire)
     }
 }
 
-impl TableAllocator for FlatHost {
+impl<G: Strategy> TableAllocator for FlatHost<G> {
     fn allocate_table(&self, _: TablePlace) -> Result<Pfn, OutOfTables> {
-        let table = self.0.take_table().ok_or(OutOfTables)?;
-        Ok(Pfn::new(Self::TABLES + table as u64))
+        let table = self.memory.take_table().ok_or(OutOfTables)?;
+        Ok(Pfn::new(TABLES + table as u64))
     }
     fn free_table(&self, table: Pfn) {
-        self.0.put_table(Self::table_of(table));
+        self.memory.put_table(table_of(table));
     }
 }
 
-impl GuestMemory for FlatHost {
+impl<G: Strategy> GuestMemory for FlatHost<G> {
     #[inline]
     fn load_gpte(
         &self,
@@ -105,7 +124,7 @@ impl GuestMemory for FlatHost {
         offset: u16,
         _: GpteWidth,
     ) -> Result<u64, GuestMemoryError> {
-        let word = self.0.word(frame.frame, usize::from(offset) / 8);
+        let word = self.memory.word(frame.frame, usize::from(offset) / 8);
         note(Access::Load, word);
         Ok(word.load(Ordering::Acquire))
     }
@@ -118,7 +137,7 @@ impl GuestMemory for FlatHost {
         current: u64,
         new: u64,
     ) -> Result<Result<u64, u64>, GuestMemoryError> {
-        let word = self.0.word(frame.frame, usize::from(offset) / 8);
+        let word = self.memory.word(frame.frame, usize::from(offset) / 8);
         note(Access::Update, word);
         Ok(word.compare_exchange(current, new, Ordering::AcqRel, Ordering::Acquire))
     }
@@ -129,7 +148,7 @@ impl GuestMemory for FlatHost {
         mask: u64,
     ) -> Result<[u64; 8], GuestMemoryError> {
         let mut differing = [0; 8];
-        let words = self.0.frame(frame.frame).iter().zip(copy);
+        let words = self.memory.frame(frame.frame).iter().zip(copy);
         for (i, (word, old)) in words.enumerate() {
             let differs = (word.load(Ordering::Acquire) ^ old) & mask != 0;
             differing[i / 64] |= u64::from(differs) << (i % 64);
@@ -138,7 +157,7 @@ impl GuestMemory for FlatHost {
     }
 }
 
-impl FrameLookup for FlatHost {
+impl<G: Strategy> FrameLookup for FlatHost<G> {
     #[inline]
     fn look_up(&self, frame: BackedFrame, _: Need) -> Result<HostFrame, LookupError> {
         Ok(HostFrame {
@@ -149,8 +168,11 @@ impl FrameLookup for FlatHost {
     }
 }
 
-impl Processors for FlatHost {
-    type Gate = vmmu::gate::Fenced;
+impl<G: Strategy> Processors for FlatHost<G> {
+    type Gate = G;
+    fn gate(&self) -> G {
+        (self.gate)()
+    }
     fn kick(&self, _: VcpuId) {}
     fn relax(&self, round: u32) {
         if round % 256 == 255 {

@@ -21,7 +21,7 @@ use vmmu::{
 use crate::Trouble;
 use crate::crew::{Clocks, processors, together};
 use crate::guest::{Tables, forget_use};
-use crate::host::FlatHost;
+use crate::host::{FlatHost, GUEST};
 use crate::memory::Memory;
 use crate::rig::{cpu, paging, walk};
 
@@ -131,12 +131,12 @@ impl Large {
         }
         let mut config = Config::new(Engine::Shadow, 2, frames, cpu());
         config.foreign_writes = ForeignWrites::ReportedFirst;
-        let mmu = Mmu::new(FlatHost(memory), config)?;
+        let mmu = Mmu::new(FlatHost::new(memory), config)?;
         let slot = mmu.add_slot(&SlotConfig {
             space: AddressSpace::Normal,
             base: Gfn::new(0),
             frames,
-            token: MemoryToken(FlatHost::GUEST),
+            token: MemoryToken(GUEST),
             flags: SlotFlags::empty(),
         })?;
         Ok(Self {
@@ -158,7 +158,7 @@ impl Large {
     /// Makes an access: faults until the tables let it through.
     fn access(&self, vcpu: &Vcpu<'_, FlatHost>, root: Pfn, gva: Gva) -> Result<Pfn, Trouble> {
         let mut root = root;
-        while walk(&self.mmu.host().0, root, gva).is_none() {
+        while walk(&self.mmu.host().memory, root, gva).is_none() {
             vcpu.exited();
             let outcome = vcpu.handle_fault(gva, Access::WRITE)?;
             root = Pfn::containing(vcpu.enter()?.root);
@@ -213,7 +213,7 @@ impl Large {
         let vcpu = self.vcpu(0)?;
         while phase.get() != Current::END {
             for page in 0..TOUCHED {
-                forget_use(&self.mmu.host().0, self.roots[0], touched(page));
+                forget_use(&self.mmu.host().memory, self.roots[0], touched(page));
             }
             drop(self.mmu.invalidate_begin(self.data, TOUCHED));
             let mut root = Pfn::containing(vcpu.enter()?.root);

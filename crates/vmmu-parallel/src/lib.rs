@@ -16,6 +16,7 @@
 //! | [`simulate`] | the accesses of many vCPUs in virtual time |
 //! | [`report`] | counts and simulations, from one program to another |
 //! | [`spread`] | a median with its quartiles |
+//! | [`stale`] | the gate: one thread makes tables, another writes to them |
 //!
 //! Invariants:
 //! 1. What is compared is measured in the same round, within milliseconds; a round in which two threads that share nothing gain less than
@@ -38,6 +39,7 @@ pub mod report;
 pub mod rig;
 pub mod simulate;
 pub mod spread;
+pub mod stale;
 mod trouble;
 
 pub use trouble::Trouble;

@@ -17,7 +17,7 @@ use vmmu::{
 
 use crate::Trouble;
 use crate::guest::forget_use;
-use crate::host::FlatHost;
+use crate::host::{FlatHost, GUEST, table_of};
 use crate::load::{Layout, Load, Size};
 use crate::memory::{Apart, Memory, WORDS};
 
@@ -60,12 +60,12 @@ impl Rig {
         let mut config = Config::new(Engine::Shadow, size.workers as u16, size.frames(), cpu());
         // No write is emulated.
         config.foreign_writes = ForeignWrites::ReportedFirst;
-        let mmu = Mmu::new(FlatHost(memory), config)?;
+        let mmu = Mmu::new(FlatHost::new(memory), config)?;
         mmu.add_slot(&SlotConfig {
             space: AddressSpace::Normal,
             base: Gfn::new(0),
             frames: size.frames(),
-            token: MemoryToken(FlatHost::GUEST),
+            token: MemoryToken(GUEST),
             flags: SlotFlags::empty(),
         })?;
         Ok(Self {
@@ -129,7 +129,7 @@ pub(crate) fn walk(memory: &Memory, root: Pfn, gva: Gva) -> Option<Pfn> {
     let mut table = root;
     for level in [Level::L4, Level::L3, Level::L2, Level::L1] {
         let index: Index = level.index(gva.get());
-        let entry = memory.entry(FlatHost::table_of(table), index.get());
+        let entry = memory.entry(table_of(table), index.get());
         let entry = entry.load(Ordering::Relaxed);
         if entry & WRITABLE != WRITABLE {
             return None;
@@ -186,7 +186,7 @@ impl Worker<'_> {
         }
         for page in 0..layout.pages() {
             let (gva, _) = layout.page(self.worker, page);
-            forget_use(&mmu.host().0, layout.root(self.worker), gva);
+            forget_use(&mmu.host().memory, layout.root(self.worker), gva);
         }
     }
 
@@ -248,8 +248,8 @@ impl Worker<'_> {
     #[inline]
     fn touch(&self, (gva, gfn): (Gva, Gfn)) -> Result<(), Trouble> {
         let root = self.fault(gva)?;
-        let wanted = FlatHost::GUEST + gfn.get();
-        let found = walk(&self.rig.mmu.host().0, root, gva).map(Pfn::get);
+        let wanted = GUEST + gfn.get();
+        let found = walk(&self.rig.mmu.host().memory, root, gva).map(Pfn::get);
         if found != Some(wanted) {
             return Err(Trouble::WrongFrame { gva, found, wanted });
         }
@@ -258,7 +258,7 @@ impl Worker<'_> {
             .rig
             .mmu
             .host()
-            .0
+            .memory
             .word(gfn.get(), self.worker as usize * 8 % WORDS);
         word.store(gva.get(), Ordering::Relaxed);
         Ok(())
