@@ -80,6 +80,39 @@ fn cr8_reads_what_was_written_to_the_local_apic() {
     });
 }
 
+/// Two pages of a guest that uses them all the time; nothing else of its memory is in use but its code and tables.
+#[test]
+fn frames_in_use_are_found_when_they_are_aged() {
+    let code = [
+        0xb9, 0x00, 0x1b, 0x1b, 0x00, // mov ecx, 1776384
+        0x01, 0x0c, 0x25, 0x00, 0x50, 0, 0, // again: add [5000h], ecx
+        0xff, 0xc9, // dec ecx
+        0x75, 0xf5, // jnz again
+        0x31, 0xc0, // xor eax, eax
+        0xe7, 0xf4, // out 0xf4, eax
+    ];
+    let formats = [
+        (Paging::Shadow, NestedTables::Npt),
+        (Paging::Nested, NestedTables::Npt),
+        (Paging::Nested, NestedTables::Ept),
+    ];
+    for (paging, tables) in formats {
+        let record = Machine::new(multiboot(&long_mode(&code)))
+            .memory(4 << 20)
+            .paging(paging)
+            .nested_tables(tables)
+            .nature(Nature::Deterministic)
+            .check()
+            .reclaim()
+            .timeout(Duration::from_secs(60))
+            .run()
+            .expect("a machine");
+        assert_eq!(record.end, End::Exit(0), "{paging:?} {tables:?}");
+        assert!(record.frames_used > 0, "{paging:?} {tables:?}");
+        assert!(record.frames_moved > 0);
+    }
+}
+
 #[test]
 fn the_time_stamp_counter_is_ahead_by_what_was_added() {
     let code = [
