@@ -272,7 +272,10 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         Ok((installed, Window::default()))
     }
 
-    /// Re-reads the guest's entry of a slot under the table lock: unchanged but for A and D, or the install is stale.
+    /// Re-reads the guest's entry of a slot under the table lock: unchanged but for A and D that were set, or the install is stale.
+    ///
+    /// One that has lost a bit is stale: whoever cleared it has reported that, perhaps before there was an entry to remove, and no later flush looks at a
+    /// clean page again.
     pub(crate) fn recheck(
         &self,
         way: &Way<'_>,
@@ -284,7 +287,13 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         let now = self
             .read_gpte(role, Self::gpte_at(page, index), GpteWidth::Bytes8)
             .map_err(|_| Refused::Stale)?;
-        if !now.same_but_for_ad(seen) {
+        let ad = Gpte::ACCESSED.with(Gpte::DIRTY);
+        let is_still = if mutant!(RecheckIgnoresAd) {
+            now.with(ad) == seen.with(ad)
+        } else {
+            now.is_still(seen)
+        };
+        if !is_still {
             return Err(Refused::Stale);
         }
         Ok(now)

@@ -78,6 +78,37 @@ fn a_reported_write_leaves_no_stale_entry() {
     });
 }
 
+/// R13: the guest clears A and D, and reports that: no entry is left, or installed, that hides the next use and the next write.
+///
+/// Red under the mutant RecheckIgnoresAd.
+#[test]
+fn a_reported_write_that_clears_a_and_d_leaves_no_entry() {
+    explore("install | reported write that clears A and D", || {
+        let mmu = world(SlotFlags::empty());
+        mmu.poke(TABLE, SLOT, gpte(D));
+        let page = mmu.make_clean_page(TABLE, role(Level::L1, ALL));
+        loom::explore();
+        let installer = {
+            let mmu = Arc::clone(&mmu);
+            thread::spawn(move || {
+                let _ = install(&bare_call(&mmu), page, D);
+            })
+        };
+        let writer = {
+            let mmu = Arc::clone(&mmu);
+            thread::spawn(move || {
+                mmu.poke(TABLE, SLOT, gpte(D) & !0x60);
+                mmu.guest_wrote(Gpa::new(TABLE.address().get()), 8);
+                assert_eq!(mmu.spte(page, SLOT), 0);
+            })
+        };
+        installer.join().unwrap();
+        writer.join().unwrap();
+        loom::stop_exploring();
+        assert_eq!(mmu.spte(page, SLOT), 0);
+    });
+}
+
 /// A table that is zapped holds nothing when its flush is paid, and nobody uses it after it is freed.
 ///
 /// Red without: the test of life in `place`; the flush in `Debt::pay`.

@@ -133,6 +133,7 @@ mutants! {
     P ReportFirstEntry Machine "protocol::" "of the entries that a write covers the first is looked at";
     P ReportFirstBatch Machine "protocol::" "of a table's many pages a report visits the first few";
     // The same, where only loom reaches in between.
+    P RecheckIgnoresAd Loom "a_reported_write_that_clears_a_and_d_leaves_no_entry" "an entry is installed though the guest has cleared A or D since";
     P RecheckBeforeLock Loom "a_reported_write_leaves_no_stale_entry" "an installation reads the guest's entry again before it takes the table's lock";
     P InstallInDead Loom "nothing_is_installed_in_a_dead_table" "a leaf is installed in a page that died";
     P LinkFromDead Loom "a_dead_parent_links_nothing" "a page that died links another";

@@ -75,10 +75,12 @@ impl Gpte {
     pub const fn without(self, mask: Self) -> Self {
         Self(self.0 & !mask.0)
     }
-    /// Tells whether two readings of an entry differ at most in A and D, which a walk may set meanwhile.
+    /// Tells whether an entry read again is what was `seen`, but for A and D that another walk may have set meanwhile. One that has lost A or D is another
+    /// entry: software cleared it, to learn whether the page is used again.
     #[inline]
-    pub const fn same_but_for_ad(self, other: Self) -> bool {
-        (self.0 ^ other.0) & !(Self::ACCESSED.0 | Self::DIRTY.0) == 0
+    pub const fn is_still(self, seen: Self) -> bool {
+        let gained = self.0 & !seen.0;
+        self.0 ^ gained == seen.0 && gained & !(Self::ACCESSED.0 | Self::DIRTY.0) == 0
     }
     /// Returns the frame in bits 51:12; in a large leaf its low bits hold something else.
     #[inline]

@@ -98,7 +98,10 @@ fn rights_only_narrow() {
 #[test]
 fn accessed_and_dirty_do_not_change_an_entry() {
     let gpte = Gpte::new(0x5007);
-    assert!(gpte.same_but_for_ad(gpte.with(Gpte::ACCESSED).with(Gpte::DIRTY)));
-    assert!(!gpte.same_but_for_ad(gpte.with(Gpte::LARGE)));
-    assert!(!gpte.same_but_for_ad(gpte.without(Gpte::WRITABLE)));
+    let used = gpte.with(Gpte::ACCESSED).with(Gpte::DIRTY);
+    assert!(used.is_still(gpte) && used.is_still(used));
+    assert!(!gpte.is_still(used));
+    assert!(!used.without(Gpte::DIRTY).is_still(used));
+    assert!(!gpte.with(Gpte::LARGE).is_still(gpte));
+    assert!(!gpte.without(Gpte::WRITABLE).is_still(gpte));
 }
