@@ -13,8 +13,8 @@ use core::fmt;
 pub const PAGE_SIZE: u64 = 4096;
 /// The base-two logarithm of [`PAGE_SIZE`].
 pub const PAGE_SHIFT: u32 = 12;
-/// Slots of a table, 512 on the processor; shrunk under loom so that a table can be explored exhaustively.
-pub const TABLE_SLOTS: usize = if cfg!(loom) { 4 } else { 512 };
+/// Slots of a table, 512 on the processor; shrunk under loom and shuttle, which explore schedules.
+pub const TABLE_SLOTS: usize = if crate::sync::SMALL { 4 } else { 512 };
 /// The highest frame number that a 52-bit physical address can name.
 pub const MAX_FRAME: u64 = (1 << 40) - 1;
 

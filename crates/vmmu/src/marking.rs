@@ -14,7 +14,7 @@
 
 use crate::addr::Gfn;
 use crate::region::REGION;
-use crate::sync::{AtomicU64, Ordering, fence};
+use crate::sync::{AtomicU64, Ordering, fence, pause};
 
 /// The region that a caller may be storing to.
 #[derive(Debug, Default)]
@@ -57,9 +57,7 @@ impl Marking {
                 Some(region) if (first..=last).contains(&region) => {}
                 _ => return,
             }
-            core::hint::spin_loop();
-            #[cfg(loom)]
-            loom::thread::yield_now();
+            pause();
         }
     }
 }

@@ -9,12 +9,12 @@
 
 use crate::Error;
 use crate::page::{PAGE_BYTES, Page, PageId};
-use crate::sync::{AtomicU32, Counter, Kind, Lock, Locks, OnceBox, Ordering};
+use crate::sync::{AtomicU32, Counter, Kind, Lock, Locks, OnceBox, Ordering, SMALL};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 /// How many pages are allocated at once.
-const CHUNK: usize = if cfg!(loom) { 4 } else { 16 };
+const CHUNK: usize = if SMALL { 4 } else { 16 };
 
 #[derive(Debug, Default)]
 struct Free {

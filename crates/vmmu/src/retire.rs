@@ -13,12 +13,18 @@ use crate::addr::Gfn;
 use crate::marking::{InFlight, Marking};
 use crate::page::PageId;
 use crate::pool::Pool;
-use crate::sync::{Apart, AtomicU32, AtomicU64, Kind, Lock, Locks, Ordering, fence};
+use crate::sync::{Apart, AtomicU32, AtomicU64, Kind, Lock, Locks, Ordering, fence, pause};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 /// Guards for callers other than vCPUs, at the same time.
-const OTHERS: usize = if cfg!(loom) { 2 } else { 16 };
+const OTHERS: usize = if cfg!(loom) {
+    2
+} else if cfg!(shuttle) {
+    4
+} else {
+    16
+};
 /// No call is running.
 const IDLE: u64 = 0;
 
@@ -118,9 +124,7 @@ impl Grace {
                     return ReadGuard { slot };
                 }
             }
-            core::hint::spin_loop();
-            #[cfg(loom)]
-            loom::thread::yield_now();
+            pause();
         }
     }
 

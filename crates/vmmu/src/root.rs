@@ -22,7 +22,7 @@ use crate::sync::Ordering;
 use crate::vcpu::{Vcpu, VcpuLocal};
 
 /// How many roots a vCPU remembers besides the loaded one.
-const PREVIOUS: usize = if cfg!(loom) { 1 } else { 7 };
+const PREVIOUS: usize = if crate::sync::SMALL { 1 } else { 7 };
 
 /// A root that is or was used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

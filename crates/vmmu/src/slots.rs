@@ -13,10 +13,16 @@
 use crate::Error;
 use crate::addr::{Gfn, Level, MAX_FRAME};
 use crate::host::{BackedFrame, MemoryToken};
-use crate::sync::{AtomicU64, Counter, Kind, Lock, Locks, Ordering, fence};
+use crate::sync::{AtomicU64, Counter, Kind, Lock, Locks, Ordering, fence, pause};
 
 /// How many slots a VM may have, all address spaces together.
-pub const MAX_SLOTS: usize = if cfg!(loom) { 2 } else { 64 };
+pub const MAX_SLOTS: usize = if cfg!(loom) {
+    2
+} else if cfg!(shuttle) {
+    4
+} else {
+    64
+};
 
 /// A set of slots.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -233,9 +239,7 @@ impl SlotTable {
             if sequence & 1 == 0 && self.sequence.load(Ordering::Relaxed) == sequence {
                 return (found, sequence);
             }
-            core::hint::spin_loop();
-            #[cfg(loom)]
-            loom::thread::yield_now();
+            pause();
         }
     }
 

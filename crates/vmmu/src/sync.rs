@@ -1,4 +1,7 @@
-//! Atomics, locks and cells: the one module that knows loom.
+//! Atomics, locks and cells: the one module that knows loom and shuttle.
+//!
+//! `--cfg loom` is for the library's own tests of pairs of steps, every interleaving; `--cfg shuttle` for whole programs, random schedules (vmmu-tests).
+//! Under both, tables and lists are small ([`SMALL`]).
 //!
 //! Key types: [`Lock`] with its [`Kind`] (the rank), [`Locks`] (which of them the running call holds, and how many it took), [`Claim`]
 //! (exclusive use of a vCPU, never waited for), [`Apart`] (a cache line of its own), [`OnceBox`].
@@ -14,12 +17,15 @@ use core::ops::{Deref, DerefMut};
 #[cfg(loom)]
 pub(crate) use loom::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 
-#[cfg(all(not(loom), not(feature = "count")))]
+#[cfg(shuttle)]
+pub(crate) use shuttle::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
+
+#[cfg(not(any(loom, shuttle, feature = "count")))]
 pub(crate) use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 
-#[cfg(all(not(loom), feature = "count"))]
+#[cfg(all(not(any(loom, shuttle)), feature = "count"))]
 pub(crate) use crate::count::{AtomicU8, AtomicU32, AtomicU64, fence};
-#[cfg(all(not(loom), feature = "count"))]
+#[cfg(all(not(any(loom, shuttle)), feature = "count"))]
 pub(crate) use core::sync::atomic::Ordering;
 
 /// Notes that an entry was installed, changed or removed, if the library counts.
@@ -37,12 +43,25 @@ fn note_lock<T>(guard: &RawGuard<'_, T>, step: fn(usize) -> crate::count::Step) 
 
 pub(crate) use once_cell::race::OnceBox;
 
-/// Counters that no protocol depends on stay invisible to loom.
-#[cfg(loom)]
+/// Counters that no protocol depends on stay invisible to loom and shuttle.
+#[cfg(any(loom, shuttle))]
 pub(crate) type Counter = core::sync::atomic::AtomicU64;
-/// Counters that no protocol depends on stay invisible to loom.
-#[cfg(not(loom))]
+/// Counters that no protocol depends on stay invisible to loom and shuttle.
+#[cfg(not(any(loom, shuttle)))]
 pub(crate) type Counter = AtomicU64;
+
+/// Whether a scheduler decides who runs, so that whatever is large is made small.
+pub(crate) const SMALL: bool = cfg!(any(loom, shuttle));
+
+/// Passes the time in a loop that waits for another thread.
+#[inline]
+pub(crate) fn pause() {
+    core::hint::spin_loop();
+    #[cfg(loom)]
+    loom::thread::yield_now();
+    #[cfg(shuttle)]
+    shuttle::thread::yield_now();
+}
 
 /// A value that shares no cache line with its neighbours: what one processor writes at each fault, another one must not have to fetch for something else.
 ///
@@ -132,29 +151,33 @@ impl Locks {
     }
 }
 
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 type RawMutex<T> = spin::mutex::SpinMutex<T>;
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 type RawGuard<'a, T> = spin::mutex::SpinMutexGuard<'a, T>;
 #[cfg(loom)]
 type RawMutex<T> = loom::sync::Mutex<T>;
 #[cfg(loom)]
 type RawGuard<'a, T> = loom::sync::MutexGuard<'a, T>;
+#[cfg(shuttle)]
+type RawMutex<T> = shuttle::sync::Mutex<T>;
+#[cfg(shuttle)]
+type RawGuard<'a, T> = shuttle::sync::MutexGuard<'a, T>;
 
 #[inline]
 fn lock_raw<T>(raw: &RawMutex<T>) -> RawGuard<'_, T> {
-    #[cfg(all(not(loom), feature = "count"))]
+    #[cfg(all(not(any(loom, shuttle)), feature = "count"))]
     {
         raw.try_lock().unwrap_or_else(|| {
             crate::count::note_contended();
             raw.lock()
         })
     }
-    #[cfg(all(not(loom), not(feature = "count")))]
+    #[cfg(not(any(loom, shuttle, feature = "count")))]
     {
         raw.lock()
     }
-    #[cfg(loom)]
+    #[cfg(any(loom, shuttle))]
     {
         raw.lock().expect("no panic happens under a lock")
     }
@@ -164,11 +187,11 @@ fn lock_raw<T>(raw: &RawMutex<T>) -> RawGuard<'_, T> {
 fn try_lock_raw<T>(raw: &RawMutex<T>) -> Option<RawGuard<'_, T>> {
     #[cfg(feature = "count")]
     crate::count::note(crate::count::Step::Update(crate::count::line(raw)));
-    #[cfg(not(loom))]
+    #[cfg(not(any(loom, shuttle)))]
     {
         raw.try_lock()
     }
-    #[cfg(loom)]
+    #[cfg(any(loom, shuttle))]
     {
         raw.try_lock().ok()
     }

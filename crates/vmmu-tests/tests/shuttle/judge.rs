@@ -1,0 +1,118 @@
+//! What an access may show, by the specification, and what a harvest has to report.
+//!
+//! An access shows what some walk may have read since the processor last flushed the address (`vmmu_spec::is_allowed`). A write to a table that an
+//! emulator makes counts from its report on: while one is in memory and not yet reported, only who has executed INVLPG for the address since is judged
+//! (docs/concurrency.md, "A root loaded in the same window").
+
+use core::sync::atomic::{AtomicU64, Ordering};
+use std::collections::BTreeMap;
+
+use vmmu::paging::PagingState;
+use vmmu_spec::{Access, Cr3, Linear, Observation, Time, Window, is_allowed};
+use vmmu_tests::convert;
+
+use crate::host::State;
+
+static JUDGED: AtomicU64 = AtomicU64::new(0);
+static SKIPPED: AtomicU64 = AtomicU64::new(0);
+static HARVESTED: AtomicU64 = AtomicU64::new(0);
+
+/// Returns what has been judged so far.
+pub(crate) fn summary() -> String {
+    let [judged, skipped, harvested] =
+        [&JUDGED, &SKIPPED, &HARVESTED].map(|n| n.load(Ordering::Relaxed));
+    format!(
+        "{judged} accesses judged, {skipped} beside a report, {harvested} written frames harvested"
+    )
+}
+
+/// When a processor's cached translations went.
+#[derive(Debug, Default)]
+pub(crate) struct Flushes {
+    all: Time,
+    pages: BTreeMap<u64, Time>,
+}
+
+impl Flushes {
+    /// Notes a flush of everything.
+    pub(crate) fn flush(&mut self, at: Time) {
+        *self = Self {
+            all: at,
+            pages: BTreeMap::new(),
+        };
+    }
+
+    /// Notes a flush of one address.
+    pub(crate) fn flush_page(&mut self, va: u64, at: Time) {
+        self.pages.insert(va >> 12, at);
+    }
+
+    fn since(&self, va: u64) -> Time {
+        self.pages.get(&(va >> 12)).copied().unwrap_or(self.all)
+    }
+}
+
+/// An access that begins.
+#[derive(Debug)]
+pub(crate) struct Begun {
+    at: Time,
+    /// The time before the last write that was not yet reported then.
+    unreported: Option<Time>,
+}
+
+impl Begun {
+    pub(crate) fn now(state: &State) -> Self {
+        Self {
+            at: state.log.now(),
+            unreported: state.unreported.iter().max().copied(),
+        }
+    }
+
+    /// Judges what the access has shown.
+    pub(crate) fn judge(
+        &self,
+        state: &State,
+        paging: &PagingState,
+        flushes: &Flushes,
+        (va, access): (u64, Access),
+        seen: Observation,
+    ) {
+        let unreported = state.unreported.iter().max().copied();
+        let invlpg = flushes.pages.get(&(va >> 12)).copied();
+        // INVLPG sees what is not yet reported, other flushes need not.
+        if let Some(before) = unreported.max(self.unreported)
+            && invlpg.is_none_or(|at| at <= before)
+        {
+            SKIPPED.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        let since = flushes.since(va);
+        JUDGED.fetch_add(1, Ordering::Relaxed);
+        let window = Window::during(since, self.at, state.log.now());
+        let (controls, root) = (convert::controls(paging), Cr3::new(paging.cr3.get()));
+        let linear = Linear::new(va);
+        assert!(
+            is_allowed(&controls, root, linear, access, &state.log, window, seen),
+            "{access:?} at {va:#x} showed {seen:?}, flushed at {since:?}, now {:?}",
+            state.log.now()
+        );
+    }
+}
+
+/// Notes what was copied after a harvest.
+pub(crate) fn copy(state: &mut State, dirty: &[u64]) {
+    for gfn in dirty {
+        let version = state.versions.get(gfn).copied().unwrap_or(0);
+        state.copied.insert(*gfn, version);
+        HARVESTED.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Checks, while nobody runs, that what was written and not copied is in the harvest of now.
+pub(crate) fn judge_harvest(state: &State, dirty: &[u64], logged: core::ops::Range<u64>) {
+    for (gfn, version) in state.versions.range(logged) {
+        let copied = state.copied.get(gfn).copied().unwrap_or(0);
+        let is_known = copied == *version || dirty.contains(gfn);
+        assert!(is_known, "a write to {gfn:#x} is in no harvest");
+    }
+}

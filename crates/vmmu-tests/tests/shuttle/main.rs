@@ -1,0 +1,86 @@
+//! Whole-MMU schedules: vCPUs and the host work on one MMU, shuttle decides who goes on, and every translation that is used is judged.
+//!
+//! ```text
+//! cargo xtask shuttle           # what CI runs
+//! cargo xtask shuttle --long    # for an hour
+//! VMMU_SHUTTLE_SEED=7 cargo xtask shuttle
+//! ```
+//!
+//! | module | what it is |
+//! |---|---|
+//! | `host` | the embedder: tables with poison, guest memory as a history, frames that move |
+//! | `judge` | what an access may show, by the specification; the dirty log |
+//! | `processor` | a vCPU's thread: a TLB that keeps what it may, its guest's accesses and writes |
+//! | `program` | what everybody does, at random |
+//!
+//! A batch has a seed, which is printed before it runs: the seed decides program and schedule, so that the batch fails again when it is run alone.
+//!
+//! Invariants:
+//! 1. Whoever touches tables or guest memory passes a point where the scheduler may choose somebody else; nothing else but the library's own atomics and
+//!    locks does.
+//! 2. What `State` guards is looked at between two such points: what is compared belongs to one moment.
+#![cfg(shuttle)]
+#![forbid(unsafe_code)]
+
+mod host;
+mod judge;
+mod processor;
+mod program;
+
+use std::time::{Duration, Instant};
+
+use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
+use shuttle::{Config, FailurePersistence, MaxSteps, Runner};
+
+/// Schedules of a batch.
+const BATCH: usize = 20;
+/// How often the probabilistic scheduler lets a lower priority go first.
+const DEPTHS: [usize; 3] = [2, 3, 5];
+/// Seconds for each scheduler, if VMMU_SHUTTLE_SECONDS does not say otherwise.
+const SECONDS: u64 = 12;
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+fn config() -> Config {
+    let mut config = Config::new();
+    config.stack_size = 1 << 20;
+    config.max_steps = MaxSteps::FailAfter(3_000_000);
+    // The seed is shorter.
+    config.failure_persistence = FailurePersistence::None;
+    config
+}
+
+/// Runs batches for some time, or the one whose seed is asked for.
+fn explore<S: Scheduler + 'static>(name: &str, scheduler: impl Fn(u64) -> S) {
+    let time = Duration::from_secs(number("VMMU_SHUTTLE_SECONDS").unwrap_or(SECONDS));
+    let only = number("VMMU_SHUTTLE_SEED");
+    let (start, mut seed, mut schedules) = (Instant::now(), only.unwrap_or(1), 0);
+    loop {
+        println!("{name}: seed {seed}");
+        schedules += Runner::new(scheduler(seed), config()).run(program::run);
+        seed += 1;
+        if only.is_some() || start.elapsed() > time {
+            break;
+        }
+    }
+    let seconds = start.elapsed().as_secs_f32();
+    println!(
+        "{name}: {schedules} schedules in {seconds:.1} s; {}",
+        judge::summary()
+    );
+}
+
+#[test]
+fn random_schedules_show_nothing_stale() {
+    explore("random", |seed| RandomScheduler::new_from_seed(seed, BATCH));
+}
+
+#[test]
+fn schedules_with_few_surprises_show_nothing_stale() {
+    explore("pct", |seed| {
+        let depth = DEPTHS[seed as usize % DEPTHS.len()];
+        PctScheduler::new_from_seed(seed, depth, BATCH)
+    });
+}
