@@ -188,12 +188,8 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
             Ok(id) => id,
             Err(Exhausted::Memory(error)) => return Err(error.into()),
             Err(Exhausted::Limit) => {
-                if self.reclaim(pinned, debt) == 0 && self.mmu.grace.waiting() == 0 {
-                    return Err(Error::PageLimit {
-                        limit: self.mmu.pool.limit(),
-                    }
-                    .into());
-                }
+                self.reclaim(pinned, debt);
+                // None may be to be had just now, with others in use, or dead and not yet flushed: whoever waits gives up in the end.
                 return Err(Again::NeedPages);
             }
         };
