@@ -1,9 +1,8 @@
 //! The loom tests: the library's real code under every interleaving of a few threads.
 //!
-//! Key function: [`run`]; [`Extent`] says how much it explores.
+//! Key function: [`run`].
 
-use clap::Args;
-
+use crate::extent::Extent;
 use crate::step::{cargo, passes_tests, root};
 use crate::tally::Tally;
 
@@ -14,20 +13,8 @@ const PREEMPTIONS: &str = "3";
 /// The same in the long form, which takes hours.
 const MORE_PREEMPTIONS: &str = "4";
 
-/// How much is explored.
-#[derive(Debug, Clone, Copy, Default, Args)]
-pub(crate) struct Extent {
-    /// Explores with one preemption more, for hours
-    #[arg(long)]
-    long: bool,
-}
-
 pub(crate) fn run(extent: Extent) -> Tally {
-    let preemptions = if extent.long {
-        MORE_PREEMPTIONS
-    } else {
-        PREEMPTIONS
-    };
+    let preemptions = extent.choose(PREEMPTIONS, MORE_PREEMPTIONS);
     let mut tally = Tally::default();
     for (package, filter) in TARGETS {
         let mut command = cargo(&["test", "--profile", "loom", "-p", package, "--lib", filter]);

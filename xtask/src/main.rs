@@ -4,8 +4,9 @@
 //! |---|---|
 //! | [`part`] | the parts, and a run over several of them |
 //! | [`tally`] | what passed and failed |
+//! | [`extent`] | how much of a part is explored |
 //! | [`step`] | one command, shown and counted |
-//! | [`lints`], [`tests`], [`loom`], [`mutants`], [`guests`] | the parts' content |
+//! | [`lints`], [`tests`], [`loom`], [`shuttle`], [`mutants`], [`guests`] | the parts' content |
 //! | [`prerequisites`] | tools that must be there |
 //!
 //! Invariants:
@@ -13,12 +14,14 @@
 //! 2. What was not run is not counted. A part that ran nothing although it should have, failed.
 #![forbid(unsafe_code)]
 
+mod extent;
 mod guests;
 mod lints;
 mod loom;
 mod mutants;
 mod part;
 mod prerequisites;
+mod shuttle;
 mod step;
 mod tally;
 mod tests;
@@ -50,7 +53,9 @@ enum Command {
     /// Runs the tests that need no QEMU
     Unit,
     /// Runs the loom tests
-    Loom(loom::Extent),
+    Loom(extent::Extent),
+    /// Runs whole programs of vCPUs and a host under random schedules
+    Shuttle(extent::Extent),
     /// Breaks the library on purpose and checks that tests notice
     Mutants(mutants::Selection),
     /// Runs guests on the software machine
@@ -72,6 +77,7 @@ fn main() -> ExitCode {
         Command::Doc => vec![Part::Doc],
         Command::Unit => vec![Part::Unit],
         Command::Loom(extent) => vec![Part::Loom(extent)],
+        Command::Shuttle(extent) => vec![Part::Shuttle(extent)],
         Command::Mutants(selection) => vec![Part::Mutants(selection)],
         Command::Software => vec![Part::Software],
         Command::Matrix => vec![Part::Matrix],

@@ -4,8 +4,9 @@
 
 use std::time::Instant;
 
+use crate::extent::Extent;
 use crate::tally::Tally;
-use crate::{guests, lints, loom, mutants, prerequisites, tests};
+use crate::{guests, lints, loom, mutants, prerequisites, shuttle, tests};
 
 /// A part of the checks, or a longer form of one.
 #[derive(Debug, Clone)]
@@ -14,7 +15,8 @@ pub(crate) enum Part {
     Clippy,
     Doc,
     Unit,
-    Loom(loom::Extent),
+    Loom(Extent),
+    Shuttle(Extent),
     Mutants(mutants::Selection),
     Software,
     Matrix,
@@ -30,7 +32,8 @@ impl Part {
             Self::Clippy,
             Self::Doc,
             Self::Unit,
-            Self::Loom(loom::Extent::default()),
+            Self::Loom(Extent::default()),
+            Self::Shuttle(Extent::default()),
             Self::Mutants(mutants::Selection::default()),
             Self::Mutants(mutants::Selection::boots()),
             Self::Software,
@@ -45,6 +48,7 @@ impl Part {
             Self::Doc => "doc",
             Self::Unit => "unit",
             Self::Loom(_) => "loom",
+            Self::Shuttle(_) => "shuttle",
             Self::Mutants(selection) => selection.name(),
             Self::Software => "software",
             Self::Matrix => "matrix",
@@ -60,6 +64,7 @@ impl Part {
             Self::Doc => lints::doc(),
             Self::Unit => tests::run(),
             Self::Loom(extent) => loom::run(*extent),
+            Self::Shuttle(extent) => shuttle::run(*extent),
             Self::Mutants(selection) => mutants::run(selection),
             Self::Software => guests::run_in_software(),
             Self::Matrix => guests::run_matrix(),

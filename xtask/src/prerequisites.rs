@@ -34,7 +34,7 @@ pub(crate) fn check(parts: &[Part]) -> Result<(), Missing> {
                 tools::require("dpkg-deb", "dpkg")?;
             }
             Part::Software | Part::Matrix => tools::require("dpkg-deb", "dpkg")?,
-            Part::Doc | Part::Unit | Part::Loom(_) | Part::Mutants(_) => {}
+            Part::Doc | Part::Unit | Part::Loom(_) | Part::Shuttle(_) | Part::Mutants(_) => {}
         }
     }
     Ok(())

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo xtask shuttle           # what CI runs
-//! cargo xtask shuttle --long    # for an hour
+//! cargo xtask shuttle --long    # half an hour for each scheduler
 //! VMMU_SHUTTLE_SEED=7 cargo xtask shuttle
 //! ```
 //!
