@@ -294,3 +294,49 @@ impl<T> Claim<T> {
         try_lock_raw(&self.0)
     }
 }
+
+#[cfg(all(test, not(any(loom, shuttle)), debug_assertions))]
+mod debug_builds_refuse {
+    use super::{Kind, Lock, Locks};
+
+    fn take_both(first: Kind, second: Kind) {
+        let locks = Locks::default();
+        let (one, other) = (Lock::new(first, ()), Lock::new(second, ()));
+        let _one = one.lock(&locks);
+        let _other = other.lock(&locks);
+    }
+
+    #[test]
+    fn nothing_that_keeps_the_order() {
+        take_both(Kind::Table, Kind::Gfn);
+        take_both(Kind::Gfn, Kind::Leaf);
+        take_both(Kind::Table, Kind::Leaf);
+    }
+
+    #[test]
+    #[should_panic(expected = "lock order")]
+    fn a_table_lock_under_a_gfn_lock() {
+        take_both(Kind::Gfn, Kind::Table);
+    }
+
+    #[test]
+    #[should_panic(expected = "lock order")]
+    fn two_table_locks() {
+        take_both(Kind::Table, Kind::Table);
+    }
+
+    #[test]
+    #[should_panic(expected = "lock order")]
+    fn two_gfn_locks() {
+        take_both(Kind::Gfn, Kind::Gfn);
+    }
+
+    #[test]
+    #[should_panic(expected = "a lock is held across")]
+    fn a_wait_or_an_allocation_under_a_lock() {
+        let locks = Locks::default();
+        let lock = Lock::new(Kind::Leaf, ());
+        let _held = lock.lock(&locks);
+        locks.assert_none();
+    }
+}
