@@ -24,6 +24,11 @@ pub const DEBUG_EXIT: u16 = 0xf4;
 /// When the guest was first entered.
 static STARTED: AtomicU64 = AtomicU64::new(0);
 
+/// The bit of the line status that says that the transmitter takes a byte.
+const TAKES_A_BYTE: u32 = 0x20;
+/// The bit that says that it has sent all of them.
+const HAS_SENT_ALL: u32 = 0x40;
+
 /// The UART as a sink of text.
 #[derive(Debug)]
 struct Uart;
@@ -31,6 +36,12 @@ struct Uart;
 impl Uart {
     fn register(offset: u16) -> Port {
         Port(UART + offset)
+    }
+    /// Waits until the line status has these bits.
+    fn wait(bits: u32) {
+        while Self::register(5).read(PortWidth::Byte) & bits == 0 {
+            core::hint::spin_loop();
+        }
     }
     /// Sets 115,200 bits a second, 8 data bits, FIFOs on, no interrupts.
     fn set_up() {
@@ -44,9 +55,7 @@ impl Write for Uart {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for byte in text.bytes() {
             // Wait until the transmitter takes a byte.
-            while Self::register(5).read(PortWidth::Byte) & 0x20 == 0 {
-                core::hint::spin_loop();
-            }
+            Self::wait(TAKES_A_BYTE);
             Self::register(0).write(PortWidth::Byte, u32::from(byte));
         }
         Ok(())
@@ -156,8 +165,9 @@ pub fn bug(text: impl Display) -> ! {
     leave(0x43)
 }
 
-/// Leaves QEMU with a status that has `value` in it.
+/// Leaves QEMU with a status that has `value` in it, once the last line is on its way: what the transmitter still has would be lost.
 fn leave(value: u32) -> ! {
+    Uart::wait(HAS_SENT_ALL);
     Port(DEBUG_EXIT).write(PortWidth::Dword, value);
     register::halt()
 }

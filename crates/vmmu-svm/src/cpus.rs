@@ -105,6 +105,10 @@ impl Cpus {
     pub fn numbers(&self) -> impl Iterator<Item = VcpuId> + use<> {
         (0..self.cpus.len() as u16).map(VcpuId)
     }
+    /// Tells whether there is more than one.
+    pub fn are_several(&self) -> bool {
+        self.cpus.len() > 1
+    }
     fn get(&self, number: VcpuId) -> Option<&Cpu> {
         self.cpus.get(usize::from(number.0))
     }

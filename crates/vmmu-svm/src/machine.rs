@@ -68,6 +68,8 @@ pub struct Machine {
     nmi: Nmi,
     step: Option<Step>,
     last_step: Option<Step>,
+    /// Where an instruction was run again because it had changed, and how often in a row.
+    changed: Option<(u64, u32)>,
     // The processor reads them as long as the guest runs.
     _maps: Arc<(PortMap, MsrMap)>,
 }
@@ -146,6 +148,7 @@ impl Machine {
             nmi: Nmi::Open,
             step: None,
             last_step: None,
+            changed: None,
             _maps: maps,
         }
     }
@@ -262,7 +265,7 @@ impl Machine {
             Answer::WriteTable(gva, gpa) => self.write_table(gva, gpa),
             Answer::WriteAlone(gva, gpa) => self.write_alone(gva, gpa),
             Answer::WriteApic(gpa) => self.write_apic(gpa),
-            Answer::Absent(gpa) => self.touch_absent(gpa),
+            Answer::Absent(gpa) => self.touch(gpa, "where nothing is"),
             Answer::Refused(text) => refused(format!("{text}, at rip {:#x}", self.vcpu.vmcb.rip)),
         }
     }

@@ -173,6 +173,43 @@ impl GuestRam {
         Ok(())
     }
 
+    /// Loads at most 8 bytes; all at once if they are as many as a word has, and aligned like it, for other processors use them too.
+    ///
+    /// # Errors
+    /// As [`GuestRam::read`].
+    pub fn load(&self, gpa: Gpa, bytes: &mut [u8]) -> Result<(), NoMemory> {
+        if let Ok(word) = <&mut [u8; 8]>::try_from(&mut *bytes)
+            && let Ok(value) = self.load64(gpa)
+        {
+            *word = value.to_le_bytes();
+        } else if let Ok(word) = <&mut [u8; 4]>::try_from(&mut *bytes)
+            && let Ok(value) = self.load32(gpa)
+        {
+            *word = value.to_le_bytes();
+        } else {
+            self.read(gpa, bytes)?;
+        }
+        Ok(())
+    }
+    /// Stores at most 8 bytes (Release); all at once as [`GuestRam::load`] loads them.
+    ///
+    /// # Errors
+    /// As [`GuestRam::write`].
+    pub fn store(&self, gpa: Gpa, bytes: &[u8]) -> Result<(), NoMemory> {
+        if let Ok(&word) = <&[u8; 8]>::try_from(bytes)
+            && let Ok(at) = self.word64(gpa)
+        {
+            at.store(u64::from_le_bytes(word), Ordering::Release);
+        } else if let Ok(&word) = <&[u8; 4]>::try_from(bytes)
+            && let Ok(at) = self.word32(gpa)
+        {
+            at.store(u32::from_le_bytes(word), Ordering::Release);
+        } else {
+            self.write(gpa, bytes)?;
+        }
+        Ok(())
+    }
+
     /// Copies 16 bytes out of guest memory, at any alignment.
     ///
     /// # Errors
@@ -334,6 +371,20 @@ mod guest_ram_is_bytes_and_words {
             Ok(Ok(0x0504_0302))
         );
         assert_eq!(ram.load32(Gpa::new(0x1004)), Ok(9));
+        // Aligned words, and what is neither aligned nor a word.
+        for (at, length) in [
+            (0x2000, 8),
+            (0x2004, 4),
+            (0x2003, 8),
+            (0x2001, 4),
+            (0x2ffd, 3),
+        ] {
+            let bytes: Vec<u8> = (1..=length).collect();
+            let mut read = alloc::vec![0; bytes.len()];
+            ram.store(Gpa::new(at), &bytes).unwrap();
+            ram.load(Gpa::new(at), &mut read).unwrap();
+            assert_eq!(read, bytes, "{at:#x}");
+        }
     }
 
     #[test]

@@ -17,6 +17,7 @@ use vmmu_emu::{
 };
 
 use super::services::{NotFound, Services};
+use crate::arch::apic::{self, ApicRegister};
 use crate::arch::guest_ram::GuestRam;
 use crate::paging::Memory;
 use crate::vcpu::Vcpu;
@@ -150,6 +151,23 @@ impl<'a> GuestCpu<'a> {
         })
     }
 
+    /// Returns the register of the local APIC that an access means.
+    fn apic(&self, gpa: Gpa, len: usize) -> Option<ApicRegister> {
+        let is_apic = gpa.get() & !0xfff == apic::BASE.get() && len == 4;
+        match self.reach {
+            Reach::Served(_) if is_apic => ApicRegister::at(gpa),
+            _ => None,
+        }
+    }
+
+    /// Checks that a write of `len` bytes can be done.
+    fn check(&self, gpa: Gpa, len: usize) -> Result<(), Stop> {
+        if self.ram.host(gpa, len as u64).is_some() || self.apic(gpa, len).is_some() {
+            return Ok(());
+        }
+        self.absent(gpa)
+    }
+
     /// Answers an access to what guest RAM hasn't.
     fn absent(&self, gpa: Gpa) -> Result<(), Stop> {
         match self.reach {
@@ -205,7 +223,9 @@ impl Cpu for GuestCpu<'_> {
         let mut from = 0;
         for (gpa, len) in self.pieces(at, W::BYTES, access)? {
             let here = &mut bytes[from..from + len];
-            if self.ram.read(gpa, here).is_err() {
+            if let Some(register) = self.apic(gpa, len) {
+                here.copy_from_slice(&self.services()?.read_apic(register).to_le_bytes());
+            } else if self.ram.load(gpa, here).is_err() {
                 self.absent(gpa)?;
                 here.fill(0xff);
             }
@@ -219,13 +239,14 @@ impl Cpu for GuestCpu<'_> {
         let pieces = self.pieces(at, W::BYTES, access)?;
         // Nothing is done before it is known that all can be.
         for (gpa, len) in pieces {
-            if self.ram.host(gpa, len as u64).is_none() {
-                self.absent(gpa)?;
-            }
+            self.check(gpa, len)?;
         }
         let mut from = 0;
         for (gpa, len) in pieces {
-            if self.ram.write(gpa, &bytes[from..from + len]).is_ok() {
+            if let Some(register) = self.apic(gpa, len) {
+                let value = value.zero_extend() as u32;
+                self.services()?.write_apic(register, value)?;
+            } else if self.ram.store(gpa, &bytes[from..from + len]).is_ok() {
                 self.memory.stored(gpa, len as u64);
             }
             from += len;
@@ -236,6 +257,14 @@ impl Cpu for GuestCpu<'_> {
     fn compare_exchange<W: Word>(&mut self, at: u64, current: W, new: W) -> Result<W, Stop> {
         let gpa = self.find(at, W::BYTES, Access::Write)?;
         let (old, new) = (current.zero_extend(), new.zero_extend());
+        if let Some(register) = self.apic(gpa, W::BYTES) {
+            let services = self.services()?;
+            let found = u64::from(services.read_apic(register));
+            if found == old {
+                services.write_apic(register, new as u32)?;
+            }
+            return Ok(W::truncate(found));
+        }
         // Atomic among devices too; what is shorter or not aligned is left to the processor.
         let found = match W::BYTES {
             8 => self
@@ -264,9 +293,7 @@ impl Cpu for GuestCpu<'_> {
             other => other,
         };
         for (gpa, len) in self.pieces(at, len, access)? {
-            if self.ram.host(gpa, len as u64).is_none() {
-                self.absent(gpa)?;
-            }
+            self.check(gpa, len)?;
         }
         Ok(())
     }

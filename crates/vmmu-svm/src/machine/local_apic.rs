@@ -6,12 +6,10 @@
 //!
 //! Known gaps: an interrupt that waits in a local APIC survives INIT; system-management interrupts are not sent.
 
-use alloc::format;
-
 use vmmu::addr::Gpa;
 use vmmu::host::VcpuId;
 
-use super::{Machine, Stop, refused};
+use super::{Machine, Stop};
 use crate::arch::apic::ApicRegister;
 use crate::cpus::Summons;
 use crate::event::Event;
@@ -75,20 +73,15 @@ impl Command {
 impl Machine {
     /// Answers a write to the local APIC's page.
     pub(super) fn write_apic(&mut self, gpa: Gpa) -> Result<(), Stop> {
-        let delivering = Event::from_field(self.vcpu.vmcb.exit_int_info).is_some();
-        let store = if delivering {
-            None
-        } else {
-            let size = self.vcpu.code_size();
-            let bytes = self.vcpu.fetch(&self.ram);
-            bytes.and_then(|(bytes, _)| store::recognise(bytes, size))
+        let size = self.vcpu.code_size();
+        let store = match Event::from_field(self.vcpu.vmcb.exit_int_info) {
+            None => self.vcpu.fetch(&self.ram),
+            Some(_) => None,
         };
+        let store = store.and_then(|(bytes, _)| store::recognise(bytes, size));
         let (Some(Store { source, length }), Some(register)) = (store, ApicRegister::at(gpa))
         else {
-            return refused(format!(
-                "an instruction that isn't known writes to the local APIC at {gpa}, at rip {:#x}",
-                self.vcpu.vmcb.rip
-            ));
+            return self.touch(gpa, "the local APIC");
         };
         let value = match source {
             StoreSource::Register(register) => self.vcpu.get(register) as u32,
@@ -100,7 +93,7 @@ impl Machine {
     }
 
     /// Writes a register of the local APIC in the guest's name.
-    fn set_apic(&self, register: ApicRegister, value: u32) {
+    pub(super) fn set_apic(&self, register: ApicRegister, value: u32) {
         let apic = self.cpus.apic;
         match register {
             // By its identifier a processor is found.

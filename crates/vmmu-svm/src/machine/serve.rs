@@ -1,10 +1,12 @@
-//! Instructions that exit and aren't recognised by their bytes, and accesses where nothing is: executed by the emulator, with all that the hypervisor
+//! Instructions that exit and aren't recognised by their bytes, accesses where nothing is, and to the local APIC: executed by the emulator, with all that the hypervisor
 //! serves within its reach.
 //!
 //! Invariants:
 //! 1. The bytes may have changed since the processor read them. What is executed is what is there now, if it changes nothing but general registers,
 //!    arithmetic flags, memory and what [`Follow`] names; anything else ends the run with a reason.
-//! 2. A page fault, or what else the instruction raises, goes to the guest.
+//! 2. With several processors, one may change the instruction, or take its page away, right after the exit, before the flush that it owes the others:
+//!    then it is run again, and the processor sees for itself.
+//! 3. A page fault, or what else the instruction raises, goes to the guest.
 
 use alloc::format;
 
@@ -35,6 +37,7 @@ impl Machine {
     pub(super) fn serve(&mut self, what: &str) -> Result<(), Stop> {
         match self.execute()? {
             Served::Yes => Ok(()),
+            Served::No if self.may_have_changed() => self.run_again(),
             Served::No => refused(format!(
                 "the {what} instruction at rip {:#x} changed while it ran, or has a form that isn't known",
                 self.vcpu.vmcb.rip
@@ -42,15 +45,37 @@ impl Machine {
         }
     }
 
-    /// Serves an access to an address where nothing is: reads give ones, writes are dropped.
+    /// Tells whether another processor may have changed the instruction, or its translation, between the exit and now; it has not if the same one
+    /// exits again and again.
+    fn may_have_changed(&mut self) -> bool {
+        const PATIENCE: u32 = 64;
+        let rip = self.vcpu.vmcb.rip;
+        let rounds = match self.changed {
+            Some((at, rounds)) if at == rip => rounds + 1,
+            _ => 0,
+        };
+        self.changed = Some((rip, rounds));
+        self.cpus.are_several() && rounds < PATIENCE
+    }
+
+    /// Has the processor run the instruction again, by its translation as it is now.
+    fn run_again(&mut self) -> Result<(), Stop> {
+        let at = self.vcpu.instruction_address();
+        self.memory.invalidate(at).or_else(refused)
+    }
+
+    /// Serves an access to an address where nothing is (reads give ones, writes are dropped), or a write to the local APIC.
     #[cold]
-    pub(super) fn touch_absent(&mut self, gpa: Gpa) -> Result<(), Stop> {
+    pub(super) fn touch(&mut self, gpa: Gpa, what: &str) -> Result<(), Stop> {
         let delivers = Event::from_field(self.vcpu.vmcb.exit_int_info).is_some();
         if !delivers && self.execute()? == Served::Yes {
             return Ok(());
         }
+        if !delivers && self.may_have_changed() {
+            return self.run_again();
+        }
         refused(format!(
-            "the guest touched {gpa}, where nothing is, in a way that isn't emulated, at rip {:#x}",
+            "the guest touched {gpa}, {what}, in a way that isn't emulated, at rip {:#x}",
             self.vcpu.vmcb.rip
         ))
     }
@@ -62,7 +87,8 @@ impl Machine {
         };
         let segment = self.code_segment();
         let (vcpu, ram) = (&mut self.vcpu, &self.ram);
-        let services = Services::new(vcpu, ram, &self.shape, segment, self.apic_base);
+        let apic = self.cpus.apic;
+        let services = Services::new(vcpu, ram, &self.shape, segment, apic, self.apic_base);
         let mut cpu = GuestCpu::new(vcpu, &self.memory, ram, Reach::Served(services));
         let before = cpu.state().clone();
         let result = match decode::<GuestCpu<'_>>(&bytes[..len], Mode::of(&before)) {
@@ -99,6 +125,10 @@ impl Machine {
             Follow::Page(gva) => self.memory.invalidate(gva).or_else(refused),
             Follow::ApicBase(base) => {
                 self.apic_base = base;
+                Ok(())
+            }
+            Follow::Apic(register, value) => {
+                self.set_apic(register, value);
                 Ok(())
             }
             Follow::End(stop) => Err(stop),

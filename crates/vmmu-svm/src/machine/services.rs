@@ -13,6 +13,7 @@ use vmmu::walk::{Access, CasOutcome, Gpte, GpteError, GpteMemory, GpteWidth, Wal
 use vmmu_emu::{Control, Exception, Features, Stop};
 
 use super::{Machine, io};
+use crate::arch::apic::{ApicRegister, LocalApic};
 use crate::arch::guest_ram::GuestRam;
 use crate::arch::register;
 use crate::control::{
@@ -40,6 +41,8 @@ pub(super) enum Follow {
     Page(Gva),
     /// The base of the local APIC was written.
     ApicBase(u64),
+    /// A register of the local APIC was.
+    Apic(ApicRegister, u32),
     /// The run ends.
     End(super::Stop),
 }
@@ -50,6 +53,7 @@ pub(super) struct Services<'a> {
     shape: &'a Shape,
     walker: Walker,
     code: CodeSegment,
+    apic: LocalApic,
     apic_base: u64,
     follow: Follow,
 }
@@ -61,12 +65,14 @@ impl<'a> Services<'a> {
         ram: &GuestRam,
         shape: &'a Shape,
         code: CodeSegment,
+        apic: LocalApic,
         apic_base: u64,
     ) -> Self {
         Self {
             shape,
             walker: vcpu.guest_walker(ram),
             code,
+            apic,
             apic_base,
             follow: Follow::Nothing,
         }
@@ -158,6 +164,20 @@ impl<'a> Services<'a> {
             }
             _ => Err(refuse(Refused)),
         }
+    }
+
+    /// Reads a register of the local APIC.
+    pub(super) fn read_apic(&self, register: ApicRegister) -> u32 {
+        self.apic.read(register)
+    }
+
+    /// Writes a register of the local APIC: one, once.
+    pub(super) fn write_apic(&mut self, register: ApicRegister, value: u32) -> Result<(), Stop> {
+        if !matches!(self.follow, Follow::Nothing) {
+            return Err(Stop::Exit);
+        }
+        self.follow = Follow::Apic(register, value);
+        Ok(())
     }
 
     pub(super) fn port_in(&self, port: u16, bytes: usize) -> u32 {

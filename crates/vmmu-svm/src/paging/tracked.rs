@@ -38,6 +38,11 @@ impl Memory {
         Answer::Resume
     }
 
+    /// Tells whether taking the protection away did not help the last time.
+    pub const fn comes_back(&self) -> bool {
+        self.again > 0
+    }
+
     /// Translates an access of the guest, if the processor could do it without setting accessed and dirty bits in the guest's tables.
     pub fn translate_used(&self, gva: Gva, kind: AccessKind, privilege: Privilege) -> Option<Gpa> {
         const ACCESSED: u64 = 1 << 5;
