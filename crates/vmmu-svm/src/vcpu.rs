@@ -216,7 +216,7 @@ impl Vcpu {
     }
 
     /// Fetches and recognises the instruction that exited; `None` if its bytes are gone, or are not among the few that are known.
-    #[inline]
+    #[inline(always)]
     pub fn decode(&mut self, ram: &GuestRam) -> Option<Instruction> {
         let at = self.instruction_address();
         let size = self.code_size();
@@ -224,6 +224,11 @@ impl Vcpu {
             let gpa = self.fetch_address(ram, at)?;
             return recognise(ram.load16(gpa).ok()? as u64, size, self);
         }
+        self.decode_across_pages(ram, size)
+    }
+    #[cold]
+    #[inline(never)]
+    fn decode_across_pages(&mut self, ram: &GuestRam, size: CodeSize) -> Option<Instruction> {
         let (bytes, there) = self.fetch(ram)?;
         let instruction = recognise(bytes as u64, size, self)?;
         (usize::from(instruction.length) <= there).then_some(instruction)
@@ -263,6 +268,8 @@ impl Vcpu {
     }
 
     /// Translates an address of the guest on the hypervisor's own behalf.
+    #[cold]
+    #[inline(never)]
     pub fn translate(&mut self, ram: &GuestRam, gva: Gva, access: Access) -> Option<Gpa> {
         let (walk, result) = self.probe(ram, gva, access);
         result.ok().map(|()| walk.gpa())
@@ -307,12 +314,12 @@ impl Vcpu {
     }
 
     /// Steps over an instruction that the hypervisor has carried out.
-    #[inline]
+    #[inline(always)]
     pub fn step_over(&mut self, length: u8) {
         self.step_to(self.vmcb.rip.wrapping_add(u64::from(length)));
     }
     /// Goes on at `next` after an instruction that the hypervisor has carried out.
-    #[inline]
+    #[inline(always)]
     pub fn step_to(&mut self, next: u64) {
         self.vmcb.rip = if self.code_size() == CodeSize::Bits64 {
             next
@@ -322,13 +329,17 @@ impl Vcpu {
         self.vmcb.interrupt_shadow &= !1;
         let flags = Rflags::from_bits_retain(self.vmcb.rflags);
         if flags.intersects(Rflags::TF | Rflags::RF) {
-            self.vmcb.rflags &= !Rflags::RF.bits();
-            if flags.contains(Rflags::TF) {
-                // The trap of single-stepping follows the instruction (AMD APM vol. 2, section 13.1.4).
-                self.vmcb.dr6 |= 1 << 14;
-                let Merged::Deliver(event) = Exception::Debug.merge(None) else {
-                    return;
-                };
+            self.end_watched(flags);
+        }
+    }
+    /// Does what debugging wants at the end of an instruction.
+    #[cold]
+    fn end_watched(&mut self, flags: Rflags) {
+        self.vmcb.rflags &= !Rflags::RF.bits();
+        if flags.contains(Rflags::TF) {
+            // The trap of single-stepping follows the instruction (AMD APM vol. 2, section 13.1.4).
+            self.vmcb.dr6 |= 1 << 14;
+            if let Merged::Deliver(event) = Exception::Debug.merge(None) {
                 self.vmcb.event = event.field();
             }
         }
