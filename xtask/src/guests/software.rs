@@ -107,6 +107,32 @@ fn both(mode: &str, own: &Own) -> Vec<Case> {
         ),
         case(
             mode,
+            "two processors that share tables, hostile, checked",
+            &[
+                &[own.smp.as_str()],
+                &hostile[..],
+                &["--cpus", "2", "--seed", "4"],
+            ]
+            .concat(),
+            Expected::new(1, &["0 failures"]),
+        ),
+        case(
+            mode,
+            "four processors that share tables, deterministic, checked",
+            &[
+                &own.smp,
+                "--check",
+                "--nature",
+                "deterministic",
+                "--cpus",
+                "4",
+                "--seed",
+                "5",
+            ],
+            Expected::new(1, &["0 failures"]),
+        ),
+        case(
+            mode,
             "demo guest",
             &[&own.demo],
             Expected::new(1, &["phase 6 8 0 "]),
