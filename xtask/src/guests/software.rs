@@ -107,13 +107,17 @@ fn both(mode: &str, own: &Own) -> Vec<Case> {
         ),
         case(
             mode,
-            "two processors that share tables, hostile, checked",
+            "two processors that share tables, deterministic, checked",
             &[
-                &[own.smp.as_str()],
-                &hostile[..],
-                &["--cpus", "2", "--seed", "4"],
-            ]
-            .concat(),
+                &own.smp,
+                "--check",
+                "--nature",
+                "deterministic",
+                "--cpus",
+                "2",
+                "--seed",
+                "4",
+            ],
             Expected::new(1, &["0 failures"]),
         ),
         case(
