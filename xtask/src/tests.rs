@@ -17,8 +17,20 @@ const X87: [&str; 8] = [
     "--ignored",
 ];
 
+/// The library that counts its locks: how long they are held.
+const COUNT: [&str; 7] = [
+    "test",
+    "-p",
+    "vmmu-parallel",
+    "--features",
+    "count",
+    "--lib",
+    "count",
+];
+
 pub(crate) fn run() -> Tally {
     let mut tally = passes_tests(cargo(&["test", "--workspace", "--no-fail-fast"]));
+    tally += passes_tests(cargo(&COUNT));
     if is_amd() {
         tally += passes_tests(cargo(&X87));
     } else {

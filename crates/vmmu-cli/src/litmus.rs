@@ -8,12 +8,14 @@
 //! | [`loom`] | the loom tests of the real type |
 //! | [`side`] | both sides of each answer, on this machine |
 //! | [`race`] | the two sides in lockstep on two cores |
+//! | [`stale`] | tables made on one core and written on another |
 //! | [`cost`] | what an operation costs |
 
 pub mod cost;
 pub mod loom;
 pub mod race;
 pub mod side;
+pub mod stale;
 pub mod verdicts;
 
 use std::path::Path;
@@ -26,11 +28,14 @@ use crate::progress::Progress;
 use crate::screen::say;
 use crate::workspace::Workspace;
 
+/// The part of the rounds in which tables are made and written: each takes far longer.
+const STALE_PART: u32 = 15;
+
 /// Explores, tries, measures, and prints.
 ///
 /// # Errors
 ///
-/// [`Error::Litmus`] if a verdict is not what it must be; those of building the loom tests; [`Error::File`] for the export.
+/// [`Error::Bench`] if there is one processor only, [`Error::Litmus`] if a verdict is not what it must be; those of building the loom tests; [`Error::File`] for the export.
 pub fn litmus(args: &LitmusArgs) -> Result<u8> {
     say(
         "May a guest write, performed by the hypervisor, read the count of shadow pages without a lock?\n\n",
@@ -49,6 +54,12 @@ pub fn litmus(args: &LitmusArgs) -> Result<u8> {
     let races = race::all(args.rounds);
     drop(progress);
     say(&format!("{}\n\n", race::table(&races)))?;
+    let progress = Progress::quiet("writing to tables while they are made");
+    let tried = stale::all((args.rounds / STALE_PART).max(1)).map_err(|trouble| Error::Bench {
+        reason: trouble.to_string(),
+    })?;
+    drop(progress);
+    say(&format!("{}\n\n", stale::table(&tried)))?;
     let progress = Progress::quiet("measuring what an operation costs");
     say(&format!("{}\n\n", cost::table()))?;
     drop(progress);
@@ -57,6 +68,7 @@ pub fn litmus(args: &LitmusArgs) -> Result<u8> {
     }
     let mut wrong = verdicts.wrong();
     wrong.extend(race::wrong(&races));
+    wrong.extend(stale::wrong(&tried));
     match wrong.first() {
         None => {
             say(&format!("{VERDICT}\n"))?;
