@@ -249,7 +249,7 @@ impl<H: Host, O: Observer> Drop for Call<'_, H, O> {
                 self.add(*event, u64::from(n));
             }
         }
-        if self.mmu.grace.waiting() != 0 {
+        if self.mmu.grace.is_due() {
             self.reap(4);
         }
     }

@@ -13,7 +13,9 @@ use crate::addr::Gfn;
 use crate::marking::{InFlight, Marking};
 use crate::page::PageId;
 use crate::pool::Pool;
-use crate::sync::{Apart, AtomicU32, AtomicU64, Kind, Lock, Locks, Ordering, fence, pause};
+use crate::sync::{
+    Apart, AtomicU32, AtomicU64, Counter, Kind, Lock, Locks, Ordering, fence, pause,
+};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
@@ -50,6 +52,8 @@ pub(crate) struct Grace {
     slots: Box<[Apart<Caller>]>,
     list: Lock<Retired>,
     waiting: AtomicU32,
+    /// How many of them were still loaded when all were last looked at: a hint, so that not every call looks at them again.
+    loaded: Counter,
 }
 
 /// A call that may hold page numbers.
@@ -89,6 +93,7 @@ impl Grace {
             slots: slots.into_boxed_slice(),
             list: Lock::new(Kind::Leaf, Retired::default()),
             waiting: AtomicU32::new(0),
+            loaded: Counter::new(0),
         })
     }
 
@@ -179,6 +184,18 @@ impl Grace {
         self.waiting.load(Ordering::Relaxed)
     }
 
+    /// Tells whether a call should look for pages whose grace period is over: some wait, and not only for vCPUs to load other roots.
+    #[inline]
+    pub(crate) fn is_due(&self) -> bool {
+        let waiting = self.waiting();
+        waiting != 0 && u64::from(waiting) > self.loaded.load(Ordering::Relaxed)
+    }
+
+    /// Notes that a dead root is loaded by nobody any more, or that the list is another one: it is looked at again.
+    pub(crate) fn look_again(&self) {
+        self.loaded.store(0, Ordering::Relaxed);
+    }
+
     /// Takes a page whose grace period is over.
     pub(crate) fn pop(&self, locks: &Locks, pool: &Pool) -> Option<PageId> {
         if self.waiting() == 0 {
@@ -187,7 +204,8 @@ impl Grace {
         let oldest = self.oldest();
         let mut list = self.list.lock(locks);
         // Roots that are still loaded go to the end; each is looked at once.
-        for _ in 0..self.waiting() {
+        let waiting = self.waiting();
+        for _ in 0..waiting {
             let id = PageId(list.head.checked_sub(1)?);
             let page = pool.get(id);
             if page.stamp.load(Ordering::Relaxed) >= oldest && !mutant!(GuardsIgnored) {
@@ -199,10 +217,37 @@ impl Grace {
             }
             self.waiting.fetch_sub(1, Ordering::Relaxed);
             if page.references.load(Ordering::Acquire) == 0 || mutant!(ReferencesIgnored) {
+                self.look_again();
                 return Some(id);
             }
             self.push(&mut list, pool, id);
         }
+        self.loaded.store(u64::from(waiting), Ordering::Relaxed);
         None
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod a_dead_root_that_stays_loaded {
+    use crate::Engine;
+    use crate::addr::{Gfn, Level};
+    use crate::testhost::{AD, Guest, PWU, World};
+    use crate::walk::Access;
+
+    #[test]
+    fn is_not_looked_at_by_every_call_and_goes_when_it_is_unloaded() {
+        let world = World::new(Engine::Shadow, |_| {});
+        let page = (Gfn::new(600), Level::L1);
+        Guest::new(World::ROOT).map(world.mmu.host(), 0, page, PWU | AD);
+        world.set_root();
+        let _ = world.touch(0, Access::READ);
+        world.mmu.zap_all();
+        drop(world.mmu.call());
+        let grace = &world.mmu.grace;
+        assert_eq!((grace.waiting(), grace.is_due()), (1, false));
+        // It chooses another root, made anew.
+        world.reload();
+        drop(world.mmu.call());
+        assert_eq!((grace.waiting(), grace.is_due()), (0, false));
     }
 }

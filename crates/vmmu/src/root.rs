@@ -151,6 +151,15 @@ impl<H: Host, O: Observer> Mmu<H, O> {
         is_current(self.pool.get(root.id), root)
     }
 
+    /// Takes a vCPU's reference off a root.
+    #[inline]
+    fn unload(&self, root: PageId) {
+        let page = self.pool.get(root);
+        if page.references.fetch_sub(1, Ordering::AcqRel) == 1 && !page.is_alive() {
+            self.grace.look_again();
+        }
+    }
+
     /// Tells whether an indirect root is alive and as clean as a load of it promises, with nothing to do.
     #[inline]
     fn is_clean(&self, page: &Page) -> bool {
@@ -205,15 +214,14 @@ impl<H: Host, O: Observer> Vcpu<'_, H, O> {
         // The reference before the look at its life: a page that dies later sees it.
         page.references.fetch_add(1, Ordering::AcqRel);
         if !is_current(page, &root) {
-            page.references.fetch_sub(1, Ordering::AcqRel);
+            mmu.unload(root.id);
             return false;
         }
         // The two change places.
         let old = roots.root.replace(root);
         roots.previous[roots.hint] = old;
         if let Some(old) = old {
-            let references = &mmu.pool.get(old.id).references;
-            references.fetch_sub(1, Ordering::AcqRel);
+            mmu.unload(old.id);
         }
         true
     }
@@ -326,11 +334,11 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         // The reference before the look at its life: a page that dies later sees it.
         self.page(root.id).references.fetch_add(1, Ordering::AcqRel);
         if !self.mmu.is_current(&root) {
-            self.page(root.id).references.fetch_sub(1, Ordering::AcqRel);
+            self.mmu.unload(root.id);
             return Err(Again::Raced);
         }
         if let Some(old) = local.roots.replace(root) {
-            self.page(old).references.fetch_sub(1, Ordering::AcqRel);
+            self.mmu.unload(old);
         }
         Ok(root)
     }
