@@ -1,6 +1,6 @@
 //! More vCPUs than the machine has: recorded faults played in virtual time, by a model of what accesses cost.
 //!
-//! Key types: [`Access`], [`Costs`], [`Player`]; key function: [`play`]. docs/parallel.md states the model and its limits.
+//! Key types: [`Access`], [`Costs`]; key function: [`play`]. docs/parallel.md states the model and its limits.
 //!
 //! Each processor executes its faults' accesses in order. A line that another processor wrote has to come from there, and comes to one processor at a time.
 //! Loads and atomics wait for it; stores wait in the store buffer, which is in order, and atomics, barriers and the leaving of a lock come after it. Locks are
