@@ -80,6 +80,20 @@ done
 fn both(mode: &str, own: &Own) -> Vec<Case> {
     let hostile = ["--check", "--nature", "hostile"];
     let with = |words: &[&'static str], more: &[&'static str]| [words, &hostile[..], more].concat();
+    let smp = |cpus, nature, seed| {
+        let what = format!("{cpus} processors that share tables, {nature}, checked");
+        let words = [
+            own.smp.as_str(),
+            "--check",
+            "--cpus",
+            cpus,
+            "--nature",
+            nature,
+            "--seed",
+            seed,
+        ];
+        case(mode, &what, &words, Expected::new(1, &["0 failures"]))
+    };
     vec![
         case(
             mode,
@@ -105,36 +119,9 @@ fn both(mode: &str, own: &Own) -> Vec<Case> {
             &[&[own.stress.as_str()], &hostile[..], &["--seed", "3"]].concat(),
             Expected::new(1, &["0 failures"]),
         ),
-        case(
-            mode,
-            "two processors that share tables, deterministic, checked",
-            &[
-                &own.smp,
-                "--check",
-                "--nature",
-                "deterministic",
-                "--cpus",
-                "2",
-                "--seed",
-                "4",
-            ],
-            Expected::new(1, &["0 failures"]),
-        ),
-        case(
-            mode,
-            "four processors that share tables, deterministic, checked",
-            &[
-                &own.smp,
-                "--check",
-                "--nature",
-                "deterministic",
-                "--cpus",
-                "4",
-                "--seed",
-                "5",
-            ],
-            Expected::new(1, &["0 failures"]),
-        ),
+        smp("2", "deterministic", "4"),
+        smp("4", "deterministic", "5"),
+        smp("4", "hostile", "6"),
         case(
             mode,
             "demo guest",

@@ -11,6 +11,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use vmmu_guest::machine::{Entry, Frame};
 
+use crate::doubt;
 use crate::random::Random;
 
 /// How many there are.
@@ -27,6 +28,8 @@ const STAMP: usize = 0;
 pub(crate) const CONTENT: usize = 1;
 /// The first of the words that are one processor's each.
 pub(crate) const OWN: usize = 16;
+/// A word that nobody reads: neither of data nor an entry in use.
+pub(crate) const UNREAD: usize = 64;
 /// The stamp of a frame that nobody uses.
 const UNUSED: u64 = 0xde00_0000_0000_0000;
 /// The stamp of the frame that tables lead to after their end.
@@ -72,8 +75,8 @@ static GENERATIONS: [AtomicU64; COUNT] = [const { AtomicU64::new(0) }; COUNT];
 
 /// The generation in which a frame is shared and must not be written; else 0.
 static SHARED: [AtomicU64; COUNT] = [const { AtomicU64::new(0) }; COUNT];
-/// What the processors' words of a shared frame come to.
-static SUMS: [AtomicU64; COUNT] = [const { AtomicU64::new(0) }; COUNT];
+/// The processors' words of a shared frame.
+static CLOSED: [[AtomicU64; OWN]; COUNT] = [const { [const { AtomicU64::new(0) }; OWN] }; COUNT];
 
 /// The stamp of the frame with number `number` among those that keep theirs.
 pub(crate) const fn still_stamp(number: usize) -> u64 {
@@ -196,16 +199,18 @@ pub(crate) fn is_shared(tenure: Tenure) -> bool {
 
 /// Notes what a shared frame holds, when nobody can write to it any more.
 pub(crate) fn close(tenure: Tenure) {
-    SUMS[tenure.number].store(sum(tenure), Ordering::SeqCst);
+    for (word, index) in CLOSED[tenure.number].iter().zip(OWN..) {
+        word.store(tenure.word(index), Ordering::SeqCst);
+    }
 }
 
-/// Whether a shared frame still holds what it did at [`close`].
+/// Whether a shared frame still holds what it did at [`close`], but for stores that went astray.
 pub(crate) fn is_untouched(tenure: Tenure) -> bool {
-    SUMS[tenure.number].load(Ordering::SeqCst) == sum(tenure)
-}
-
-fn sum(tenure: Tenure) -> u64 {
-    (OWN..2 * OWN).fold(0, |sum: u64, index| sum.rotate_left(7) ^ tenure.word(index))
+    let mut words = CLOSED[tenure.number].iter().zip(OWN..);
+    words.all(|(word, index)| {
+        let found = tenure.word(index);
+        found == word.load(Ordering::SeqCst) || doubt::is_in_doubt(found)
+    })
 }
 
 /// Says that one entry less leads to the frame; the last one gives it back.

@@ -17,6 +17,7 @@
 #![no_main]
 
 mod change;
+mod doubt;
 mod frames;
 #[path = "../../freestanding/mod.rs"]
 mod freestanding;

@@ -4,13 +4,13 @@
 use vmmu_guest::machine::Va;
 use vmmu_guest::machine::register::Control;
 
-use crate::frames::{self, CONTENT, OWN};
+use crate::frames::{self, CONTENT, OWN, UNREAD};
 use crate::path::{End, Path};
 use crate::place::{Leaf, PAGES, Place, REGIONS, SLOTS, SPACES};
 use crate::random::Random;
 use crate::report::{Kind, failure};
 use crate::trap::{self, Fault};
-use crate::{change, shoot_down, structure, world};
+use crate::{change, doubt, shoot_down, structure, world};
 
 /// What a processor stored last in its word of a frame.
 #[derive(Clone, Copy)]
@@ -179,7 +179,8 @@ impl Program {
         match path.end {
             End::Page(_, leaves) => self.store_page(path, leaves),
             End::Nowhere => {
-                let address = path.place.address();
+                // A change may overtake it, and it then comes to any page, even a shared one.
+                let address = path.place.address().plus(8 * UNREAD as u64);
                 let done = trap::store(address, 0);
                 self.nothing(path, done, Fault::WRITE, address);
             }
@@ -242,12 +243,14 @@ impl Program {
         let own = OWN + self.number;
         let value = self.value();
         let address = path.place.address().plus(8 * own as u64);
+        doubt::note(value);
         let done = trap::store(address, value);
         let entry = path.entry();
         let words = leaves.map(|leaf| leaf.tenure().map(|tenure| tenure.word(own)));
         if !self.holds(path) {
             return;
         }
+        doubt::take_back(value);
         let may =
             leaves.map(|leaf| leaf.is_writable() || ignores_protection && leaf.tenure().is_some());
         match done {

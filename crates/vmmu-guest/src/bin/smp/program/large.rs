@@ -4,6 +4,7 @@
 use vmmu_guest::machine::register::Control;
 use vmmu_guest::machine::{Entry, Va};
 
+use crate::doubt;
 use crate::frames::{self, OWN, Tenure};
 use crate::path::{End, Path};
 use crate::place::{Block, Rights};
@@ -59,6 +60,7 @@ impl Program {
         let value = self.value();
         let address = address(path, number, own);
         let may = rights == Rights::Writable || !Control::current().contains(Control::WP);
+        doubt::note(value);
         let done = trap::store(address, value);
         let entry = path.entry();
         let found = block.frame().next(number as u64).get(own).bits();
@@ -66,6 +68,7 @@ impl Program {
         if !self.holds(path) {
             return;
         }
+        doubt::take_back(value);
         match done {
             Ok(()) if !may => self.fail(Kind::NoFault, path, entry.bits(), 0),
             Ok(()) if same && found != value => self.fail(Kind::LostStore, path, found, value),

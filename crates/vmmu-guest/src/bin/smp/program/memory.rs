@@ -1,5 +1,6 @@
 //! What a processor remembers of its stores, to find it again later.
 
+use crate::doubt;
 use crate::frames::{self, OWN, Tenure};
 use crate::place::Leaf;
 use crate::report::{Kind, failure};
@@ -9,7 +10,7 @@ use super::{Program, Stored};
 impl Program {
     /// The value stored last: no two stores of all processors have the same.
     pub(super) fn value(&self) -> u64 {
-        (self.number as u64 + 1) << 56 | self.stores
+        doubt::value(self.number, self.stores)
     }
 
     pub(super) fn remember(&mut self, leaf: Leaf, value: u64) {
