@@ -41,33 +41,53 @@ echo $n processors hold";
 /// Seconds that a case may take; many times what it takes on an idle machine.
 const LIMIT: u32 = 300;
 
+const MODES: [&str; 2] = ["shadow", "nested"];
+
+/// A number of processors, and what the load says of it at its end.
+type Processors = (&'static str, &'static str);
+const TWO: Processors = ("2", "2 processors hold\n");
+const FOUR: Processors = ("4", "4 processors hold\n");
+
 /// Returns what is run under the hypervisor in both modes.
 pub(super) fn cases(own: &Own) -> Vec<Case> {
-    let modes = ["shadow", "nested"];
     let of_mode = |mode| {
-        let options = ["--engine", "svm", "--paging", mode, "--cpus", "2"];
-        let words = |first: &[&str]| {
-            let words = ["run"].iter().chain(first).chain(&options);
-            words.map(|&word| word.to_owned()).collect()
-        };
+        let smp = words(&[&own.smp], mode, "2", &["--engine", "svm"]);
         [
-            Case {
-                name: format!("linux, {mode}: 2 processors"),
-                words: words(&["linux", "--exec", LOAD]),
-                input: "",
-                seconds: LIMIT,
-                expected: Expected::new(0, &["2 processors hold\n"]),
-            },
+            load(mode, TWO, &["--engine", "svm"]),
+            load(mode, FOUR, &["--engine", "svm"]),
             Case {
                 name: format!("smp guest, {mode}, 2 processors"),
-                words: words(&[&own.smp]),
+                words: smp,
                 input: "",
                 seconds: LIMIT,
                 expected: Expected::new(1, &["0 failures"]),
             },
         ]
     };
-    modes.into_iter().flat_map(of_mode).collect()
+    MODES.into_iter().flat_map(of_mode).collect()
+}
+
+/// Returns what is run on the software machine in both modes.
+pub(super) fn on_the_software_machine() -> Vec<Case> {
+    let of_mode = |mode| [TWO, FOUR].map(|cpus| load(mode, cpus, &["--check"]));
+    MODES.into_iter().flat_map(of_mode).collect()
+}
+
+/// Linux under the load.
+fn load(mode: &str, (cpus, says): Processors, more: &[&str]) -> Case {
+    Case {
+        name: format!("linux, {mode}: {cpus} processors"),
+        words: words(&["linux", "--exec", LOAD], mode, cpus, more),
+        input: "",
+        seconds: LIMIT,
+        expected: Expected::new(0, &[says]),
+    }
+}
+
+fn words(first: &[&str], mode: &str, cpus: &str, more: &[&str]) -> Vec<String> {
+    let options = ["--paging", mode, "--cpus", cpus];
+    let words = ["run"].iter().chain(first).chain(&options).chain(more);
+    words.map(|&word| word.to_owned()).collect()
 }
 
 /// The load on several processors again and again.

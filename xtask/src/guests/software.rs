@@ -3,7 +3,7 @@
 //! Key functions: [`cases`], [`matrix`].
 
 use super::own::Own;
-use super::{Case, Expected, linux};
+use super::{Case, Expected, linux, several};
 
 /// Seconds that a case may take; many times what it takes on an idle machine.
 const LIMIT: u32 = 400;
@@ -26,6 +26,7 @@ pub(super) fn cases(own: &Own) -> Vec<Case> {
     cases.extend(under_shadow_paging());
     cases.extend(under_nested_paging(own));
     cases.extend(formats(own));
+    cases.extend(several::on_the_software_machine());
     cases
 }
 
@@ -157,7 +158,6 @@ fn under_shadow_paging() -> Vec<Case> {
             &deterministic,
             boots(),
         ),
-        linux("linux, two processors", SHORT, &["--cpus", "2"], boots()),
         linux(
             "linux, a processor out and back in, checked",
             PLUG,
