@@ -7,6 +7,7 @@ use std::path::PathBuf;
 const GUESTS: &[(&str, &str)] = &[
     ("bench-guest", "long-mode.ld"),
     ("demo-guest", "long-mode.ld"),
+    ("gate-guest", "long-mode.ld"),
     ("multiboot-guest", "multiboot.ld"),
     ("smp-guest", "long-mode.ld"),
     ("stress-guest", "long-mode.ld"),

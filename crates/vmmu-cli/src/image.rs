@@ -1,4 +1,4 @@
-//! Has cargo build the bare-metal programs: the hypervisor image and the bench guest.
+//! Has cargo build the bare-metal programs: the hypervisor image and the guests that commands run.
 //!
 //! Key type: [`BareMetal`]. When nothing changed this costs a fraction of a second.
 
@@ -21,6 +21,8 @@ pub enum BareMetal {
     BenchGuest,
     /// The guest with processes.
     DemoGuest,
+    /// The guest that writes to tables while they are made.
+    GateGuest,
 }
 
 /// A line of cargo's report; lines of other kinds have none of the fields.
@@ -41,6 +43,7 @@ impl BareMetal {
             Self::Hypervisor => "the hypervisor image",
             Self::BenchGuest => "the bench guest",
             Self::DemoGuest => "the demonstration guest",
+            Self::GateGuest => "the gate guest",
         }
     }
 
@@ -50,6 +53,7 @@ impl BareMetal {
             Self::Hypervisor => ["vmmu-svm", "image", "vmmu-image"],
             Self::BenchGuest => ["vmmu-guest", "image", "bench-guest"],
             Self::DemoGuest => ["vmmu-guest", "image", "demo-guest"],
+            Self::GateGuest => ["vmmu-guest", "image", "gate-guest"],
         }
     }
 

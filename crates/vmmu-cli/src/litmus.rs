@@ -9,9 +9,11 @@
 //! | [`side`] | both sides of each answer, on this machine |
 //! | [`race`] | the two sides in lockstep on two cores |
 //! | [`stale`] | tables made on one core and written on another |
+//! | [`guest`] | the same by a guest with two processors, on the software machine |
 //! | [`cost`] | what an operation costs |
 
 pub mod cost;
+pub mod guest;
 pub mod loom;
 pub mod race;
 pub mod side;
@@ -30,6 +32,8 @@ use crate::workspace::Workspace;
 
 /// The part of the rounds in which tables are made and written: each takes far longer.
 const STALE_PART: u32 = 15;
+/// The part of the rounds that a guest plays.
+const GUEST_PART: u32 = 15;
 
 /// Explores, tries, measures, and prints.
 ///
@@ -60,6 +64,10 @@ pub fn litmus(args: &LitmusArgs) -> Result<u8> {
     })?;
     drop(progress);
     say(&format!("{}\n\n", stale::table(&tried)))?;
+    let progress = Progress::quiet("running a guest that writes to its tables while they are made");
+    let seen = guest::all((args.rounds / GUEST_PART).max(1))?;
+    drop(progress);
+    say(&format!("{}\n\n", guest::table(&seen)))?;
     let progress = Progress::quiet("measuring what an operation costs");
     say(&format!("{}\n\n", cost::table()))?;
     drop(progress);
@@ -69,6 +77,7 @@ pub fn litmus(args: &LitmusArgs) -> Result<u8> {
     let mut wrong = verdicts.wrong();
     wrong.extend(race::wrong(&races));
     wrong.extend(stale::wrong(&tried));
+    wrong.extend(guest::wrong(&seen));
     match wrong.first() {
         None => {
             say(&format!("{VERDICT}\n"))?;

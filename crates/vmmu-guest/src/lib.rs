@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `bench-guest` | PVH (32-bit entry, goes to long mode itself) | times 22 paging operations; `bench` compares them |
 //! | `demo-guest` | PVH | runs processes that fork, write, map, switch and exit, in named phases |
+//! | `gate-guest` | PVH (32-bit, paging off), starts a second processor | writes to page tables while they come into use, and counts stale translations |
 //! | `multiboot-guest` | multiboot-1 (32-bit, paging off) | checks the hand-over, then what its command line says |
 //! | `smp-guest` | PVH, starts the other processors by INIT and SIPI | lets them use and change the same page tables, and checks what each sees |
 //! | `stress-guest` | PVH (32-bit entry, goes to long mode itself) | uses paging in every way it can and checks each result |
@@ -30,7 +31,7 @@
 //! operations cost what the peer's native column says.
 //!
 //! # Known gaps
-//! All but `smp-guest` use one processor and no interrupts, only exceptions.
+//! All but `smp-guest` and `gate-guest` use one processor and no interrupts, only exceptions.
 #![no_std]
 
 #[cfg(feature = "image")]

@@ -7,6 +7,7 @@
 //! | the board | [`devices`] |
 //! | what comes before the first instruction | [`load`] |
 //! | the heavy barrier of a process | [`membarrier`] |
+//! | how guest writes and new shadow pages are ordered | [`gate`] |
 //! | the judge of every translation | [`check`] |
 //! | host memory | [`memory`] |
 //! | all of it together | [`machine`] |
@@ -25,6 +26,7 @@ pub mod check;
 mod clock;
 pub mod cpu;
 pub mod devices;
+pub mod gate;
 #[cfg(test)]
 #[path = "../tests/common/mod.rs"]
 #[expect(dead_code, reason = "guests of long mode are run from outside")]

@@ -78,6 +78,7 @@ impl Machine {
             spare: Spare::new(spare),
             kicks: kicks.clone(),
             observer,
+            gate: self.gate,
         };
         let mmu = Mmu::new(host, config)?;
         for piece in guest.pieces() {

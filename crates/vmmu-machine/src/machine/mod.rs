@@ -35,6 +35,7 @@ use vmmu_cpu::Counters;
 
 use crate::check::Judged;
 use crate::cpu::Work;
+use crate::gate::GateChoice;
 use crate::load::LoadError;
 use crate::memory::NoMemory;
 use crate::vmm::runner::Exits;
@@ -119,6 +120,7 @@ pub struct Machine {
     pub(crate) audit: Option<NonZeroU64>,
     pub(crate) check: bool,
     pub(crate) reclaim: bool,
+    pub(crate) gate: GateChoice,
 }
 
 impl core::fmt::Debug for Machine {
@@ -156,6 +158,7 @@ impl Machine {
             audit: None,
             check: false,
             reclaim: false,
+            gate: GateChoice::default(),
         }
     }
 
@@ -260,6 +263,12 @@ impl Machine {
     #[must_use]
     pub const fn reclaim(mut self) -> Self {
         self.reclaim = true;
+        self
+    }
+    /// Sets how guest writes that the hypervisor performs are ordered with new shadow pages.
+    #[must_use]
+    pub const fn gate(mut self, gate: GateChoice) -> Self {
+        self.gate = gate;
         self
     }
 

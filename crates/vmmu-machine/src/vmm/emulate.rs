@@ -262,17 +262,18 @@ impl<'a, 'm, O: Observer> Emulator<'a, 'm, O> {
         match place {
             Place::Ram(hpa, _) => {
                 let memory = &vm.memory;
-                vm.observer.store(hpa, bytes.len(), || match *bytes {
-                    [a, b, c, d, e, f, g, h] => {
-                        memory.store(hpa, u64::from_le_bytes([a, b, c, d, e, f, g, h]))
-                    }
-                    [a, b, c, d] => memory.store(hpa, u32::from_le_bytes([a, b, c, d])),
-                    [a, b] => memory.store(hpa, u16::from_le_bytes([a, b])),
-                    _ => memory.write(hpa, bytes),
+                vm.reported(gpa, bytes.len(), || {
+                    vm.observer.store(hpa, bytes.len(), || match *bytes {
+                        [a, b, c, d, e, f, g, h] => {
+                            memory.store(hpa, u64::from_le_bytes([a, b, c, d, e, f, g, h]))
+                        }
+                        [a, b, c, d] => memory.store(hpa, u32::from_le_bytes([a, b, c, d])),
+                        [a, b] => memory.store(hpa, u16::from_le_bytes([a, b])),
+                        _ => memory.write(hpa, bytes),
+                    });
+                    memory.wrote(hpa);
+                    drop(settled);
                 });
-                memory.wrote(hpa);
-                drop(settled);
-                vm.mmu.guest_wrote(gpa, bytes.len() as u64);
             }
             Place::Device(gpa) => {
                 drop(settled);
@@ -353,13 +354,14 @@ impl<O: Observer> Cpu for Emulator<'_, '_, O> {
         let vm = self.runner.vm;
         let settled = vm.guest.settle();
         if let Place::Ram(hpa, _) = self.place(gpa) {
-            let found = vm
-                .observer
-                .store(hpa, W::BYTES, || vm.memory.exchange_if(hpa, current, new));
-            vm.memory.wrote(hpa);
-            drop(settled);
-            vm.mmu.guest_wrote(gpa, W::BYTES as u64);
-            return Ok(found);
+            return Ok(vm.reported(gpa, W::BYTES, || {
+                let found = vm
+                    .observer
+                    .store(hpa, W::BYTES, || vm.memory.exchange_if(hpa, current, new));
+                vm.memory.wrote(hpa);
+                drop(settled);
+                found
+            }));
         }
         drop(settled);
         let mut bytes = [0; 8];

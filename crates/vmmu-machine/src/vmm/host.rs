@@ -9,7 +9,6 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vmmu::addr::{Index, Pfn};
-use vmmu::gate::Asymmetric;
 use vmmu::host::{
     BackedFrame, FrameLookup, GpteWidth, GuestMemory, GuestMemoryError, HostFrame, LookupError,
     Need, OutOfTables, Processors, TableAllocator, TableMemory, TablePlace, VcpuId,
@@ -18,7 +17,7 @@ use vmmu_cpu::{Frame, Hpa};
 
 use crate::check::Observer;
 use crate::cpu::Kick;
-use crate::membarrier::Membarrier;
+use crate::gate::{ChosenGate, GateChoice};
 use crate::memory::{FrameState, Memory};
 use crate::vmm::guest::GuestFrames;
 
@@ -88,6 +87,8 @@ pub struct MachineHost<O> {
     pub kicks: Box<[Kick]>,
     /// Who watches stores to guest tables.
     pub observer: Arc<O>,
+    /// How guest writes are ordered with new shadow pages.
+    pub gate: GateChoice,
 }
 
 impl<O: Observer> MachineHost<O> {
@@ -252,9 +253,9 @@ impl<O: Observer> FrameLookup for MachineHost<O> {
 }
 
 impl<O: Observer> Processors for MachineHost<O> {
-    type Gate = Asymmetric<Membarrier>;
-    fn gate(&self) -> Self::Gate {
-        Membarrier::strategy()
+    type Gate = ChosenGate;
+    fn gate(&self) -> ChosenGate {
+        self.gate.strategy()
     }
 
     fn kick(&self, vcpu: VcpuId) {

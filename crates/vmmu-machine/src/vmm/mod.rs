@@ -37,10 +37,12 @@ mod walk;
 
 use core::num::NonZeroU64;
 use core::sync::atomic::{AtomicBool, Ordering};
+use core::time::Duration;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use vmmu::Mmu;
+use vmmu::addr::Gpa;
 
 use crate::check::Observer;
 use crate::clock::Clock;
@@ -58,6 +60,9 @@ use self::quiet::Quiet;
 
 /// The most marks that are kept: a guest can make any number.
 const MOST_MARKS: usize = 4096;
+
+/// How long a hypervisor that reports too early is held up before it writes, at least.
+const HELD_UP: Duration = Duration::from_micros(20);
 
 /// What all virtual processors share.
 #[derive(Debug)]
@@ -174,6 +179,19 @@ impl<O: Observer> Vm<O> {
         if let Some(end) = self.audits.run(&self.mmu) {
             self.finish(end);
         }
+    }
+
+    /// Makes a write in the guest's name, and reports it to the library: afterwards, unless the machine is wrong on purpose.
+    pub(crate) fn reported<T>(&self, gpa: Gpa, bytes: usize, write: impl FnOnce() -> T) -> T {
+        let report = || self.mmu.guest_wrote(gpa, bytes as u64);
+        if self.mmu.host().gate.reports_early() {
+            report();
+            std::thread::sleep(HELD_UP);
+            return write();
+        }
+        let done = write();
+        report();
+        done
     }
 
     /// Says whether the run is over.

@@ -43,7 +43,7 @@ impl Word {
     }
 }
 
-/// How a creator's count and a writer's store are ordered. The library's own types implement it; no other can, for want of access to a [`Word`].
+/// How a creator's count and a writer's store are ordered. The library's own types implement it; another can only pass calls on to them, for want of access to a [`Word`].
 pub trait Strategy: Default + Send + Sync + core::fmt::Debug {
     /// What it is called in reports.
     const NAME: &'static str;
