@@ -124,6 +124,7 @@ impl Machine {
             nature: self.nature,
             seed: self.seed,
             reclaims: self.reclaim,
+            placement: self.placement,
         })
     }
 

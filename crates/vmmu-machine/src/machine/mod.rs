@@ -20,6 +20,7 @@ mod assemble;
 mod mark;
 #[cfg(test)]
 mod panics;
+mod placement;
 pub(crate) mod run;
 mod start;
 
@@ -41,6 +42,7 @@ use crate::memory::NoMemory;
 use crate::vmm::runner::Exits;
 
 pub use self::mark::{Edge, Mark};
+pub use self::placement::Placement;
 pub use crate::vmm::cpuid::Hidden;
 pub use crate::vmm::end::End;
 
@@ -121,6 +123,7 @@ pub struct Machine {
     pub(crate) check: bool,
     pub(crate) reclaim: bool,
     pub(crate) gate: GateChoice,
+    pub(crate) placement: Placement,
 }
 
 impl core::fmt::Debug for Machine {
@@ -159,6 +162,7 @@ impl Machine {
             check: false,
             reclaim: false,
             gate: GateChoice::default(),
+            placement: Placement::default(),
         }
     }
 
@@ -269,6 +273,12 @@ impl Machine {
     #[must_use]
     pub const fn gate(mut self, gate: GateChoice) -> Self {
         self.gate = gate;
+        self
+    }
+    /// Sets on which processors of the host the threads of the machine's run. A deterministic machine has one thread.
+    #[must_use]
+    pub const fn placement(mut self, placement: Placement) -> Self {
+        self.placement = placement;
         self
     }
 

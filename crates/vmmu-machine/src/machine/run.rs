@@ -13,7 +13,7 @@ use std::time::Instant;
 use crate::check::{Load, Observer};
 use crate::cpu::exit::{Exit, Pause};
 use crate::cpu::{Kick, Processor};
-use crate::machine::{End, Handle, Nature, Record};
+use crate::machine::{End, Handle, Nature, Placement, Record};
 use crate::vmm::Vm;
 use crate::vmm::quiet::Member;
 use crate::vmm::reclaim::Reclaim;
@@ -75,6 +75,7 @@ pub(crate) struct Assembled<O: Observer> {
     pub(crate) nature: Nature,
     pub(crate) seed: u64,
     pub(crate) reclaims: bool,
+    pub(crate) placement: Placement,
 }
 
 impl<O: Observer + core::fmt::Debug + 'static> Run for Assembled<O> {
@@ -88,7 +89,8 @@ impl<O: Observer + core::fmt::Debug + 'static> Run for Assembled<O> {
         let mut reclaim = Reclaim::new(self.seed ^ RECLAIM_SEED);
         let remains = match self.nature {
             Nature::Plain | Nature::Hostile => {
-                run_in_parallel(vm, self.processors, self.reclaims.then_some(&mut reclaim))
+                let reclaim = self.reclaims.then_some(&mut reclaim);
+                run_in_parallel(vm, self.processors, self.placement, reclaim)
             }
             Nature::Deterministic => run_in_turn(
                 vm,
@@ -157,6 +159,7 @@ fn remains<O: Observer>(runner: &Runner<'_, O>) -> Remains {
 fn run_in_parallel<O: Observer>(
     vm: &Vm<O>,
     processors: Vec<Processor<O>>,
+    placement: Placement,
     reclaim: Option<&mut Reclaim>,
 ) -> Vec<Remains> {
     std::thread::scope(|scope| {
@@ -174,7 +177,12 @@ fn run_in_parallel<O: Observer>(
         let threads: Vec<_> = processors
             .into_iter()
             .enumerate()
-            .map(|(number, processor)| scope.spawn(move || run_one(vm, number, processor)))
+            .map(|(number, processor)| {
+                scope.spawn(move || {
+                    placement.bind(number);
+                    run_one(vm, number, processor)
+                })
+            })
             .collect();
         threads
             .into_iter()

@@ -13,6 +13,7 @@
 //!
 //! Only a hypervisor that emulates the MOVSD of step 2, whose source is a device, performs that write itself: it is *it* that must not overlook the tables of step 1. In step 3 the architecture
 //! leaves no choice: the write came before, and loading CR3 drops every translation that is not global (Intel SDM vol. 3, section 4.10.4.1).
+//! After every sixteenth round the maker makes some hundred emulated writes while there are no shadow tables, so that a gate that stays armed for a while is not.
 //! The entry maps a large page: a 4 KiB leaf's table may be out of step until CR3 is loaded anyway. In step 4 the writes have an odd size, which no kernel gives an entry: a hypervisor
 //! may conclude that this is a table no more.
 //!

@@ -20,6 +20,9 @@
 .set COMMAND_HIGH, 0xfee00310
 .set INITIAL_COUNT, 0xfee00380
 
+// More than the library's asymmetric gate is patient for.
+.set IDLE_WRITES, 300
+
 // The PVH note: owner "Xen", type 18 (XEN_ELFNOTE_PHYS32_ENTRY), the physical entry address.
 .pushsection .note.pvh, "a", @note
 .balign 4
@@ -106,6 +109,7 @@ directory: .skip 4096
 stack_top:
 rounds: .skip 4
 stale: .skip 4
+idle: .skip 4
 // Numbers of rounds: the writer is ready, the round has begun, the entry is written.
 .balign 64
 ready: .skip 64
