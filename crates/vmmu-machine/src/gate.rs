@@ -29,7 +29,8 @@ pub enum GateChoice {
 pub enum Mistake {
     /// The asymmetric strategy, but the opening has no barrier executed by anybody: writers read the count without one.
     PlainRead,
-    /// A write is reported before it is made, and the hypervisor is held up in between, as by an interrupt of its own.
+    /// A write is reported before it is made, and the hypervisor is held up in between, as by an interrupt of its own. Not for a machine
+    /// whose frames are taken back: they stay at their place in that time, and whoever takes one waits.
     EarlyReport,
     /// Pages are not counted, so that no write is ever looked at.
     Uncounted,
