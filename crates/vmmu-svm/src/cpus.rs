@@ -13,8 +13,9 @@
 //! | start-up, page | it is to start there, from reset | any processor, from INIT or waiting |
 //!
 //! Invariants:
-//! 1. An NMI is sent when summons go from none to some, and only then: there is at most one of the host's on its way to a processor, and
-//!    one that finds no summons is the guest's own.
+//! 1. An NMI is sent when summons go from none to some, and only then. Who takes summons waits until their NMI was sent, and lets it in
+//!    before the guest runs: an NMI that waits while there are no summons is the guest's own, and so is each beyond one for every time that
+//!    there were some. Only a guest's NMI that comes while one of the host's waits already is lost, for the processor keeps one at most.
 //! 2. The state is stored before the summons, and read after they are taken.
 //! 3. Who waits for a processor that it has kicked may sleep while it is among the waiters: whoever takes it off wakes it.
 
@@ -75,6 +76,9 @@ pub struct Cpus {
 #[repr(align(64))]
 struct Cpu {
     summons: AtomicU32,
+    /// How often summons went from none to some and their NMI was sent, and how often this one took some.
+    sent: AtomicU32,
+    taken: AtomicU32,
     state: AtomicU32,
     /// Who waits until this one has left its guest, one bit each.
     waiters: AtomicU32,
@@ -85,11 +89,20 @@ struct Cpu {
     format: AtomicU32,
 }
 
+/// How many NMIs were let in, and how many were sent by the host at most.
+#[derive(Clone, Copy, Debug)]
+struct Nmis {
+    all: u32,
+    hosts: u32,
+}
+
 impl Cpus {
     /// Makes `count` processors, of which the first runs and the others wait for their start-up.
     pub fn new(count: NonZeroU8, apic: LocalApic) -> Self {
         let cpu = |number: u8| Cpu {
             summons: AtomicU32::new(0),
+            sent: AtomicU32::new(0),
+            taken: AtomicU32::new(0),
             state: AtomicU32::new(if number == 0 { RUNNING } else { WAITING }),
             waiters: AtomicU32::new(0),
             kicked: AtomicU32::new(number.into()),
@@ -121,16 +134,67 @@ impl Cpus {
         // Release: the state stored before. Acquire pairs with `take`, for nothing more than the order of the two.
         if cpu.summons.fetch_or(summons.bits(), Ordering::AcqRel) == 0 {
             self.apic.send(number.0 as u8, Signal::Nmi);
+            // Release pairs with `take`: who reads the count finds the NMI waiting.
+            cpu.sent.fetch_add(1, Ordering::Release);
         }
     }
-    /// Takes what the others want of this processor, which is outside its guest.
-    pub fn take(&self, number: VcpuId) -> Summons {
+    /// Lets the NMIs in that wait for this processor, which one of them has made leave its guest, and takes what they are for. The guest's
+    /// own are told as [`Summons::NMI`].
+    ///
+    /// `let_in` lets in what waits at that moment, and says how many that were.
+    pub fn answer_nmi(&self, number: VcpuId, let_in: impl FnMut() -> u32) -> Summons {
         let Some(cpu) = self.get(number) else {
             return Summons::empty();
         };
-        let taken = cpu.summons.swap(0, Ordering::AcqRel);
+        // Acquire: no NMI may be let in before.
+        let is_own = cpu.summons.load(Ordering::Acquire) == 0;
+        let (summons, nmis) = self.settle(cpu, 0, let_in);
+        if is_own && nmis.all > 0 || nmis.all > nmis.hosts {
+            return summons | Summons::NMI;
+        }
+        summons
+    }
+    /// As [`Cpus::answer_nmi`], behind a wait that has let in `count` NMIs as they came.
+    pub fn answer_wait(&self, number: VcpuId, count: u32, let_in: impl FnMut() -> u32) -> Summons {
+        let Some(cpu) = self.get(number) else {
+            return Summons::empty();
+        };
+        let (summons, nmis) = self.settle(cpu, count, let_in);
+        if nmis.all > nmis.hosts {
+            return summons | Summons::NMI;
+        }
+        summons
+    }
+    /// Takes summons until there are none and all NMIs that were sent for them have been let in.
+    fn settle(&self, cpu: &Cpu, count: u32, mut let_in: impl FnMut() -> u32) -> (Summons, Nmis) {
+        let mut nmis = Nmis {
+            all: count,
+            hosts: 0,
+        };
+        let mut summons = Summons::empty();
+        loop {
+            nmis.all += let_in();
+            let more = self.take(cpu);
+            if more.is_empty() {
+                return (summons, nmis);
+            }
+            summons |= more;
+            nmis.hosts += 1;
+        }
+    }
+    /// Takes what the others want of this processor, and waits until the NMI for it has been sent.
+    fn take(&self, cpu: &Cpu) -> Summons {
+        let summons = Summons::from_bits_retain(cpu.summons.swap(0, Ordering::AcqRel));
         self.wake_waiters(cpu);
-        Summons::from_bits_retain(taken)
+        if summons.is_empty() {
+            return summons;
+        }
+        let taken = cpu.taken.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        // Others may have been sent meanwhile.
+        while (cpu.sent.load(Ordering::Acquire).wrapping_sub(taken) as i32) < 0 {
+            core::hint::spin_loop();
+        }
+        summons
     }
 
     /// Makes a processor leave its guest.
@@ -161,18 +225,14 @@ impl Cpus {
             .get(VcpuId(kicked as u16))
             .is_some_and(|kicked| kicked.waiters.load(Ordering::Acquire) & 1 << own.0 != 0);
         if waits {
-            register::wait_for_nmi();
-            self.pass_on(own);
+            let count = register::wait_for_nmi();
+            self.pass_on(own, count, register::let_nmis_in);
         }
     }
-    /// Takes the summons of a wait's end, and makes those that are not for the wait come again in the guest.
-    fn pass_on(&self, own: VcpuId) {
-        let mut taken = self.take(own);
-        if taken.is_empty() {
-            taken = Summons::NMI;
-        }
+    /// Takes the summons of the end of a wait that let in `count` NMIs, and makes those that are not for the wait come again in the guest.
+    fn pass_on(&self, own: VcpuId, count: u32, let_in: impl FnMut() -> u32) {
         // A flush that was asked for by a kick is done on the way into the guest.
-        let rest = taken - Summons::WAKE - Summons::KICK;
+        let rest = self.answer_wait(own, count, let_in) - Summons::WAKE - Summons::KICK;
         if !rest.is_empty() {
             self.summon(own, rest);
         }
@@ -266,7 +326,18 @@ mod processors_summon_each_other {
     fn cpus() -> Cpus {
         Cpus::new(NonZeroU8::new(3).unwrap(), LocalApic::on_heap())
     }
+    const ZERO: VcpuId = VcpuId(0);
     const ONE: VcpuId = VcpuId(1);
+
+    /// What a processor that is made leave its guest by one NMI takes.
+    fn take(cpus: &Cpus, number: VcpuId) -> Summons {
+        let mut waiting = 1;
+        cpus.answer_nmi(number, || core::mem::take(&mut waiting))
+    }
+    /// What there is without an NMI.
+    fn left(cpus: &Cpus, number: VcpuId) -> Summons {
+        cpus.answer_nmi(number, || 0)
+    }
 
     #[test]
     fn with_one_nmi_for_all_that_is_wanted_at_a_time() {
@@ -280,8 +351,8 @@ mod processors_summon_each_other {
         assert!(sent());
         cpus.summon(ONE, Summons::NMI);
         assert!(!sent());
-        assert_eq!(cpus.take(ONE), Summons::KICK | Summons::NMI);
-        assert_eq!(cpus.take(ONE), Summons::empty());
+        assert_eq!(take(&cpus, ONE), Summons::KICK | Summons::NMI);
+        assert_eq!(left(&cpus, ONE), Summons::empty());
         cpus.summon(ONE, Summons::KICK);
         assert!(sent());
     }
@@ -291,15 +362,15 @@ mod processors_summon_each_other {
         let cpus = cpus();
         // This test is processor 0, by the identifier in its registers.
         cpus.kick(ONE);
-        assert_eq!(cpus.take(VcpuId(0)), Summons::empty());
-        assert_eq!(cpus.take(ONE), Summons::KICK);
-        assert_eq!(cpus.take(VcpuId(0)), Summons::WAKE);
+        assert_eq!(left(&cpus, ZERO), Summons::empty());
+        assert_eq!(take(&cpus, ONE), Summons::KICK);
+        assert_eq!(take(&cpus, ZERO), Summons::WAKE);
         // What came for the guest while it slept comes again; a device's NMI has no summons.
-        cpus.summon(VcpuId(0), Summons::STATE | Summons::WAKE | Summons::KICK);
-        cpus.pass_on(VcpuId(0));
-        assert_eq!(cpus.take(VcpuId(0)), Summons::STATE);
-        cpus.pass_on(VcpuId(0));
-        assert_eq!(cpus.take(VcpuId(0)), Summons::NMI);
+        cpus.summon(ZERO, Summons::STATE | Summons::WAKE | Summons::KICK);
+        cpus.pass_on(ZERO, 1, || 0);
+        assert_eq!(take(&cpus, ZERO), Summons::STATE);
+        cpus.pass_on(ZERO, 1, || 0);
+        assert_eq!(take(&cpus, ZERO), Summons::NMI);
     }
 
     #[test]
@@ -307,13 +378,13 @@ mod processors_summon_each_other {
         let cpus = cpus();
         assert_eq!(cpus.answer(ONE), Start::Waits);
         cpus.start_up(ONE, 0x99);
-        assert_eq!(cpus.take(ONE), Summons::STATE);
+        assert_eq!(take(&cpus, ONE), Summons::STATE);
         assert_eq!(cpus.answer(ONE), Start::At(0x99));
         assert_eq!(cpus.answer(ONE), Start::Running);
         // The second start-up that systems send comes to a processor that runs.
         cpus.start_up(ONE, 0x99);
         assert_eq!(
-            (cpus.take(ONE), cpus.answer(ONE)),
+            (left(&cpus, ONE), cpus.answer(ONE)),
             (Summons::empty(), Start::Running)
         );
         // Both before it has looked.
@@ -343,5 +414,99 @@ mod processors_summon_each_other {
             cpus.set_logical(number, u32::from(0x10u16 | 1 << number.0) << 24);
         }
         assert_eq!((named(0x12), named(0x17), named(0x27)), (1, 3, 0));
+    }
+}
+
+#[cfg(test)]
+mod an_nmi_of_a_device {
+    extern crate std;
+    use super::*;
+
+    const OWN: VcpuId = VcpuId(0);
+
+    fn cpus() -> Cpus {
+        Cpus::new(NonZeroU8::new(2).unwrap(), LocalApic::on_heap())
+    }
+
+    #[test]
+    fn goes_to_the_guest_if_it_comes_alone() {
+        let mut waiting = 1;
+        let let_in = || core::mem::take(&mut waiting);
+        assert_eq!(cpus().answer_nmi(OWN, let_in), Summons::NMI);
+        assert_eq!(cpus().answer_wait(OWN, 1, || 0), Summons::NMI);
+    }
+
+    #[test]
+    fn goes_there_although_a_summons_comes_before_it_is_let_in() {
+        // The processor keeps one of the two.
+        let cpus = cpus();
+        let mut waiting = 1;
+        let let_in = || {
+            if waiting == 1 {
+                cpus.summon(OWN, Summons::KICK);
+            }
+            core::mem::take(&mut waiting)
+        };
+        let found = cpus.answer_nmi(OWN, let_in);
+        assert_eq!(found, Summons::KICK | Summons::NMI);
+        // Nothing of the host's is on its way any more: the next one is the guest's again.
+        assert_eq!(cpus.answer_nmi(OWN, || 0), Summons::empty());
+    }
+
+    #[test]
+    fn goes_there_if_it_comes_while_one_of_the_hosts_is_taken() {
+        let cpus = cpus();
+        cpus.summon(OWN, Summons::KICK);
+        let mut waiting = [2, 0].into_iter();
+        let found = cpus.answer_nmi(OWN, || waiting.next().unwrap_or(0));
+        assert_eq!(found, Summons::KICK | Summons::NMI);
+        // The same behind a wait, which lets NMIs in as they come.
+        cpus.summon(OWN, Summons::WAKE);
+        let found = cpus.answer_wait(OWN, 1, || core::mem::take(&mut 0));
+        assert_eq!(found, Summons::WAKE);
+        cpus.summon(OWN, Summons::WAKE);
+        let found = cpus.answer_wait(OWN, 2, || 0);
+        assert_eq!(found, Summons::WAKE | Summons::NMI);
+    }
+
+    #[test]
+    fn is_told_from_one_of_the_hosts_that_is_not_sent_yet() {
+        // Another processor has said what it wants, and its NMI comes later: it must be waited for, or it would be taken for the guest's.
+        let cpus = cpus();
+        let cpu = cpus.get(OWN).unwrap();
+        cpu.summons
+            .fetch_or(Summons::KICK.bits(), Ordering::Relaxed);
+        let waiting = AtomicU32::new(1);
+        let found = std::thread::scope(|scope| {
+            let other = || {
+                while cpu.summons.load(Ordering::Acquire) != 0 {
+                    core::hint::spin_loop();
+                }
+                waiting.fetch_add(1, Ordering::Relaxed);
+                cpu.sent.fetch_add(1, Ordering::Release);
+            };
+            scope.spawn(other);
+            cpus.answer_nmi(OWN, || waiting.swap(0, Ordering::Relaxed))
+        });
+        assert_eq!(found, Summons::KICK | Summons::NMI);
+        assert_eq!(waiting.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn is_none_when_several_summons_come_at_once() {
+        let cpus = cpus();
+        cpus.summon(OWN, Summons::KICK);
+        let mut waiting = 1;
+        let mut rounds = 0;
+        let let_in = || {
+            rounds += 1;
+            if rounds == 2 {
+                cpus.summon(OWN, Summons::STATE);
+                waiting += 1;
+            }
+            core::mem::take(&mut waiting)
+        };
+        let found = cpus.answer_nmi(OWN, let_in);
+        assert_eq!(found, Summons::KICK | Summons::STATE);
     }
 }

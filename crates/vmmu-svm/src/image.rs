@@ -138,6 +138,7 @@ fn make(info: &StartInfo) -> Result<Machine, String> {
         shape,
         maps: Arc::new((PortMap::new(), MsrMap::new())),
     };
+    physical::install_discarding();
     start_others(&configuration, &board, entry)?;
     Ok(Machine::new(&configuration, board, VcpuId(0), entry))
 }

@@ -19,7 +19,9 @@ struct Register(u64);
 impl Register {
     const ID: Self = Self(0x20);
     const END_OF_INTERRUPT: Self = Self(0xb0);
+    const TASK_PRIORITY: Self = Self(0x80);
     const SPURIOUS: Self = Self(0xf0);
+    const REQUESTED: Self = Self(0x200);
     const COMMAND_LOW: Self = Self(0x300);
     const COMMAND_HIGH: Self = Self(0x310);
     const LINT0: Self = Self(0x350);
@@ -70,6 +72,19 @@ pub fn enable(spurious: u8) {
     const MASKED: u32 = 1 << 16;
     Register::SPURIOUS.write(ENABLED | u32::from(spurious));
     Register::LINT0.write(MASKED);
+}
+
+/// Tells whether an interrupt with `vector` waits until this processor takes it.
+#[must_use]
+pub fn waits(vector: u8) -> bool {
+    let word = Register(Register::REQUESTED.0 + u64::from(vector / 32) * 16);
+    word.read() >> (vector % 32) & 1 != 0
+}
+
+/// Where the priority is below which interrupts wait: a register without other effects, for whoever tries instructions on one.
+#[must_use]
+pub fn task_priority() -> *mut u32 {
+    (BASE + Register::TASK_PRIORITY.0) as *mut u32
 }
 
 /// Ends the interrupt in service.

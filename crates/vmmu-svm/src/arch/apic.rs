@@ -30,6 +30,8 @@ impl ApicRegister {
     pub const SPURIOUS: Self = Self(0xf0);
     /// The first of eight registers that say which interrupts are being served.
     pub const IN_SERVICE: Self = Self(0x100);
+    /// The first of eight registers that say which interrupts wait.
+    pub const REQUESTED: Self = Self(0x200);
     /// The lower half of the interrupt command, whose write sends.
     pub const COMMAND: Self = Self(0x300);
     /// Its upper half, with the destination.
@@ -38,6 +40,8 @@ impl ApicRegister {
     pub const LOCAL_VECTORS: Self = Self(0x320);
     /// The timer's initial count.
     pub const INITIAL_COUNT: Self = Self(0x380);
+    /// What the timer's clock is divided by.
+    pub const DIVIDER: Self = Self(0x3e0);
 
     /// Returns the register at an address of the page; `None` between registers.
     pub const fn at(gpa: Gpa) -> Option<Self> {
@@ -93,6 +97,14 @@ const LOCAL_VECTORS: u16 = 6;
 const MASKED: u32 = 1 << 16;
 /// The spurious vector after INIT, with the APIC switched off.
 const SWITCHED_OFF: u32 = 0xff;
+/// The same, with the APIC on.
+const SWITCHED_ON: u32 = 0x1ff;
+/// The bit of the interrupt command that says that it is still on its way.
+const ON_ITS_WAY: u32 = 1 << 12;
+/// As many vectors as there are, and so as many interrupts as can wait at a time.
+const VECTORS: u32 = 256;
+/// How often a local APIC is emptied again because something came while it was switched off.
+const PASSES: u32 = 8;
 
 impl LocalApic {
     /// Returns the registers where they are.
@@ -117,31 +129,62 @@ impl LocalApic {
         unsafe { self.pointer(register).write_volatile(value) }
     }
 
-    /// Sends an interrupt to the processor with this identifier.
+    /// Sends an interrupt to the processor with this identifier. When this returns, that has accepted it.
     pub fn send(self, to: u8, signal: Signal) {
+        // The guest's own last one may be on its way.
+        self.wait_for_command();
         let guests = self.read(ApicRegister::DESTINATION);
         self.write(ApicRegister::DESTINATION, u32::from(to) << 24);
         self.write(ApicRegister::COMMAND, signal.command());
+        self.wait_for_command();
         self.write(ApicRegister::DESTINATION, guests);
     }
+    fn wait_for_command(self) {
+        while self.read(ApicRegister::COMMAND) & ON_ITS_WAY != 0 {
+            core::hint::spin_loop();
+        }
+    }
 
-    /// Brings the registers to what INIT makes of them (section 16.3.3), but for interrupts that wait already.
-    pub fn reset(self) {
+    /// Brings the registers to what INIT makes of them (section 16.3.3). The interrupts that wait are discarded: `let_in` lets the processor
+    /// take at least one, if there are any, and does nothing about it.
+    pub fn reset(self, mut let_in: impl FnMut()) {
         self.write(ApicRegister::INITIAL_COUNT, 0);
         for entry in 0..LOCAL_VECTORS {
             self.write(ApicRegister::LOCAL_VECTORS.after(entry), MASKED);
         }
+        self.write(ApicRegister::DIVIDER, 0);
+        self.write(ApicRegister::DESTINATION, 0);
         self.write(ApicRegister::LOGICAL_DESTINATION, 0);
         self.write(ApicRegister::DESTINATION_FORMAT, u32::MAX);
-        // At most as often as there are vectors.
-        let is_served = || (0..8).any(|word| self.read(ApicRegister::IN_SERVICE.after(word)) != 0);
-        let mut vectors = 256;
-        while vectors > 0 && is_served() {
-            self.write(ApicRegister::END, 0);
-            vectors -= 1;
-        }
         self.write(ApicRegister::TASK_PRIORITY, 0);
+        self.end_all();
         self.write(ApicRegister::SPURIOUS, SWITCHED_OFF);
+        for _ in 0..PASSES {
+            if !self.has(ApicRegister::REQUESTED) {
+                break;
+            }
+            // Only while it is on are those that wait delivered; others may send some meanwhile.
+            self.write(ApicRegister::SPURIOUS, SWITCHED_ON);
+            let mut rounds = VECTORS;
+            while rounds > 0 && self.has(ApicRegister::REQUESTED) {
+                let_in();
+                self.end_all();
+                rounds -= 1;
+            }
+            self.write(ApicRegister::SPURIOUS, SWITCHED_OFF);
+        }
+    }
+    /// Ends all interrupts that are being served.
+    fn end_all(self) {
+        let mut rounds = VECTORS;
+        while rounds > 0 && self.has(ApicRegister::IN_SERVICE) {
+            self.write(ApicRegister::END, 0);
+            rounds -= 1;
+        }
+    }
+    /// Tells whether one of the eight registers from `first` on has a bit set.
+    fn has(self, first: ApicRegister) -> bool {
+        (0..8).any(|word| self.read(first.after(word)) != 0)
     }
 }
 
@@ -166,6 +209,35 @@ mod interrupts_of_the_hosts_own {
         assert_eq!(apic.read(ApicRegister::DESTINATION), 0x0700_0000);
         apic.send(3, Signal::StartUp(8));
         assert_eq!(apic.read(ApicRegister::COMMAND), 0x4608);
+    }
+
+    #[test]
+    fn are_discarded_one_after_the_other_by_a_reset() {
+        let apic = LocalApic::on_heap();
+        let third = ApicRegister::REQUESTED.after(2);
+        apic.write(third, 0b101);
+        apic.write(ApicRegister::TASK_PRIORITY, 0xf0);
+        let mut taken = 0;
+        apic.reset(|| {
+            // The processor takes one if the APIC is on and the priority lets it pass.
+            assert_eq!(apic.read(ApicRegister::SPURIOUS), SWITCHED_ON);
+            assert_eq!(apic.read(ApicRegister::TASK_PRIORITY), 0);
+            let waiting = apic.read(third);
+            apic.write(third, waiting & (waiting - 1));
+            taken += 1;
+        });
+        assert_eq!((taken, apic.read(third)), (2, 0));
+        assert_eq!(apic.read(ApicRegister::SPURIOUS), SWITCHED_OFF);
+        let timer = apic.read(ApicRegister::LOCAL_VECTORS);
+        assert_eq!(timer, MASKED);
+    }
+
+    #[test]
+    fn that_nobody_takes_do_not_hold_a_reset_up() {
+        let apic = LocalApic::on_heap();
+        apic.write(ApicRegister::REQUESTED, 1);
+        apic.reset(|| ());
+        assert_eq!(apic.read(ApicRegister::SPURIOUS), SWITCHED_OFF);
     }
 
     #[test]

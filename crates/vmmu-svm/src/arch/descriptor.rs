@@ -1,11 +1,13 @@
 //! The host's GDT, TSS and IDT, one of each for every processor.
 //!
 //! Every vector below 32 goes to a stub that reports a bug, on a stack of its own, so that an overrun of the normal stack is still
-//! reported. Higher vectors never come: interrupts stay off.
+//! reported. Interrupts stay off, but where those are discarded that a local APIC still has ([`let_interrupts_in`]): an IDT of its own sends
+//! each of their vectors to a handler that does nothing.
 
 use alloc::boxed::Box;
 use core::arch::asm;
 use core::cell::UnsafeCell;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 const STACK: usize = 32 << 10;
 const CODE: u16 = 8;
@@ -77,13 +79,7 @@ fn install(tables: &'static mut Tables, stub: impl Fn(u8) -> u64) {
         tss >> 32,
     ];
     for (vector, gate) in (0u8..).zip(tables.idt.iter_mut()) {
-        let entry = stub(vector);
-        let low = entry & 0xffff
-            | u64::from(CODE) << 16
-            | 1 << 32
-            | 0x8e << 40
-            | (entry >> 16 & 0xffff) << 48;
-        *gate = [low, entry >> 32];
+        *gate = self::gate(stub(vector));
     }
     let gdtr = TableRegister {
         limit: 39,
@@ -100,4 +96,61 @@ fn install(tables: &'static mut Tables, stub: impl Fn(u8) -> u64) {
         asm!("lgdt [{0}]", "lidt [{1}]", "ltr {2:x}", in(reg) &raw const gdtr, in(reg) &raw const idtr, in(reg) TASK, options(nostack));
     }
     const { assert!(DATA == CODE + 8 && TASK == DATA + 8) }
+}
+
+/// Returns the gate that leads to an entry point, on the stack of exceptions.
+const fn gate(entry: u64) -> [u64; 2] {
+    let low =
+        entry & 0xffff | (CODE as u64) << 16 | 1 << 32 | 0x8e << 40 | (entry >> 16 & 0xffff) << 48;
+    [low, entry >> 32]
+}
+
+/// An IDT that discards interrupts, those too whose vectors exceptions have.
+type Discarding = [[u64; 2]; 256];
+
+/// Where it is, or 0. It names no processor's own stacks.
+static DISCARDING: AtomicU64 = AtomicU64::new(0);
+
+/// The first vector that an interrupt may have.
+const FIRST_INTERRUPT: u8 = 16;
+
+/// Makes the IDT that discards interrupts, with `stub` as for [`install_first`].
+pub(crate) fn install_discarding(stub: impl Fn(u8) -> u64, discard: u64) {
+    let mut gates: Box<Discarding> = Box::new([[0; 2]; 256]);
+    for (vector, gate) in (0u8..=255).zip(gates.iter_mut()) {
+        let entry = if vector < FIRST_INTERRUPT {
+            stub(vector)
+        } else {
+            discard
+        };
+        *gate = self::gate(entry);
+    }
+    let at = &raw const *Box::leak(gates);
+    DISCARDING.store(at as u64, Ordering::Release);
+}
+
+unsafe extern "sysv64" {
+    fn vmmu_let_interrupts_in() -> u32;
+}
+
+/// Lets interrupts in that wait, one at least if there are any, and discards them; the APIC has yet to be told. NMIs are let in too.
+pub(crate) fn let_interrupts_in() {
+    let base = DISCARDING.load(Ordering::Acquire);
+    if base == 0 {
+        return;
+    }
+    let discarding = TableRegister { limit: 4095, base };
+    let mut own = TableRegister { limit: 0, base: 0 };
+    // SAFETY:
+    // - The register's content is stored in a place of its size.
+    unsafe { asm!("sidt [{}]", in(reg) &raw mut own, options(nostack)) }
+    // SAFETY:
+    // - The table is complete, and there for good; the handlers return at once, on a stack of their own.
+    unsafe { asm!("lidt [{}]", in(reg) &raw const discarding, options(nostack)) }
+    // SAFETY:
+    // - Interrupts are off again behind it.
+    unsafe { vmmu_let_interrupts_in() };
+    // SAFETY:
+    // - The table is the one that was in force.
+    unsafe { asm!("lidt [{}]", in(reg) &raw const own, options(nostack)) }
 }

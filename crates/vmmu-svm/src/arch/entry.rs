@@ -100,22 +100,51 @@ global_asm!(
     "jmp 2f",
     ".set vector, vector + 1",
     ".endr",
-    // An NMI that the host lets in: whoever let it in sees to it. One that was let in to end a wait, but came before the HLT, skips that.
+    // An NMI that the host lets in: whoever lets it in, between the two labels below, finds in EAX how many. One that was let in to end a
+    // wait, but came before the HLT, skips that.
     ".balign 16",
     ".globl vmmu_nmi_stub",
-    "vmmu_nmi_stub: push %rax",
-    "lea vmmu_wait_halt(%rip), %rax",
-    "cmp %rax, 8(%rsp)",
+    "vmmu_nmi_stub: push %rcx",
+    "push %rdx",
+    "mov 16(%rsp), %rcx",
+    "lea vmmu_letting_in(%rip), %rdx",
+    "sub %rdx, %rcx",
+    "cmp $(vmmu_let_in - vmmu_letting_in), %rcx",
+    "ja 3f",
+    "inc %eax",
+    "cmp $(vmmu_wait_halt - vmmu_letting_in), %rcx",
     "jne 3f",
-    "incq 8(%rsp)",
-    "3: pop %rax",
+    "incq 16(%rsp)",
+    "3: pop %rdx",
+    "pop %rcx",
     "iretq",
-    // Waits for an NMI, which is held off before and after.
-    ".globl vmmu_wait_for_nmi",
-    "vmmu_wait_for_nmi: stgi",
-    "vmmu_wait_halt: hlt",
+    // Lets in the NMIs that wait.
+    ".globl vmmu_let_nmis_in",
+    "vmmu_let_nmis_in: xor %eax, %eax",
+    "vmmu_letting_in: stgi",
+    "nop",
     "clgi",
     "ret",
+    // Lets interrupts in too, which are discarded.
+    ".globl vmmu_let_interrupts_in",
+    "vmmu_let_interrupts_in: xor %eax, %eax",
+    "stgi",
+    "sti",
+    "nop",
+    "nop",
+    "cli",
+    "clgi",
+    "ret",
+    // Waits for an NMI, which is held off before and after.
+    ".globl vmmu_wait_for_nmi",
+    "vmmu_wait_for_nmi: xor %eax, %eax",
+    "stgi",
+    "vmmu_wait_halt: hlt",
+    "clgi",
+    "vmmu_let_in: ret",
+    ".globl vmmu_discard",
+    ".balign 16",
+    "vmmu_discard: iretq",
     "2: mov %rsp, %rdi",
     "and $-16, %rsp",
     "call vmmu_exception",
@@ -128,6 +157,7 @@ const NMI: u8 = 2;
 
 unsafe extern "C" {
     static vmmu_nmi_stub: u8;
+    static vmmu_discard: u8;
     static vmmu_exception_stubs: [u8; 32 * 16];
     static vmmu_boot_stack: u8;
     static vmmu_image_start: u8;
@@ -140,6 +170,11 @@ pub(super) fn stub(vector: u8) -> u64 {
         return (&raw const vmmu_nmi_stub) as u64;
     }
     (&raw const vmmu_exception_stubs) as u64 + u64::from(vector & 31) * 16
+}
+
+/// Returns the address of the handler that does nothing.
+pub(super) fn discard() -> u64 {
+    (&raw const vmmu_discard) as u64
 }
 
 /// Returns where the image, its stack included, begins and ends in memory.

@@ -147,6 +147,12 @@ pub(crate) fn install_descriptors() {
     super::mapping::unmap(Hpa::new(super::entry::stack_guard()));
 }
 
+/// Makes what [`super::apic::LocalApic::reset`] needs; there is memory to allocate.
+#[cfg(feature = "image")]
+pub(crate) fn install_discarding() {
+    super::descriptor::install_discarding(super::entry::stub, super::entry::discard());
+}
+
 #[cfg(test)]
 impl Frames {
     /// Makes frames on the test's heap, never given back.

@@ -113,32 +113,51 @@ pub fn reload_cr3() {
     unsafe { asm!("mov {0}, cr3", "mov cr3, {0}", out(reg) _, options(nostack)) }
 }
 
-/// Lets an NMI in that waits, so that it waits no more.
-///
-/// An intercepted NMI stays pending across its exit (AMD APM vol. 2, section 15.13.1): the next VMRUN would exit again at once.
-pub fn take_nmi() {
-    // SAFETY:
-    // - Interrupts stay off by RFLAGS.IF; the host's handler of NMIs returns at once, on a stack of its own.
-    unsafe { asm!("stgi", "nop", "clgi", options(nostack)) }
-}
-
 #[cfg(feature = "image")]
 unsafe extern "sysv64" {
-    fn vmmu_wait_for_nmi();
+    fn vmmu_let_nmis_in() -> u32;
+    fn vmmu_wait_for_nmi() -> u32;
 }
 
-/// Waits until an NMI comes, or takes one that waits already.
+/// Lets NMIs in that wait, so that they wait no more, and returns how many.
+///
+/// An intercepted NMI stays pending across its exit (AMD APM vol. 2, section 15.13.1): the next VMRUN would exit again at once.
 #[cfg(feature = "image")]
-pub fn wait_for_nmi() {
+pub fn let_nmis_in() -> u32 {
+    // SAFETY:
+    // - Interrupts stay off by RFLAGS.IF; the host's handler of NMIs returns at once, on a stack of its own.
+    unsafe { vmmu_let_nmis_in() }
+}
+
+/// Waits until an NMI comes, or takes one that waits already; returns how many it let in.
+#[cfg(feature = "image")]
+pub fn wait_for_nmi() -> u32 {
     // SAFETY:
     // - Interrupts stay off by RFLAGS.IF; the host's handler of NMIs returns at once, behind the halt.
     unsafe { vmmu_wait_for_nmi() }
 }
 
+/// Lets interrupts in that wait, and discards them ([`super::apic::LocalApic::reset`]).
+#[cfg(feature = "image")]
+pub fn discard_interrupts() {
+    super::descriptor::let_interrupts_in();
+}
+
+/// Stands in where there are no interrupts: tests don't get here.
+#[cfg(not(feature = "image"))]
+pub const fn discard_interrupts() {}
+
 /// Stands in where there is no host of NMIs: tests don't get here.
 #[cfg(not(feature = "image"))]
-pub fn wait_for_nmi() {
+pub fn let_nmis_in() -> u32 {
+    0
+}
+
+/// Stands in where there is no host of NMIs: tests don't get here.
+#[cfg(not(feature = "image"))]
+pub fn wait_for_nmi() -> u32 {
     core::hint::spin_loop();
+    0
 }
 
 /// Waits for ever.

@@ -4,7 +4,7 @@
 //! the host takes them first. Other interrupts reach the right guest by themselves, as each of its processors runs on the host's with the
 //! same identifier.
 //!
-//! Known gaps: an interrupt that waits in a local APIC survives INIT; system-management interrupts are not sent.
+//! Known gap: system-management interrupts are not sent.
 
 use vmmu::addr::Gpa;
 use vmmu::host::VcpuId;

@@ -7,8 +7,8 @@
 //! | `Masked` | it is, until its IRET, which exits |
 //! | `Pending` | as `Masked`, and another NMI waits |
 //!
-//! Known gaps: the one that waits is delivered right before the IRET, not right behind it; a device's NMI that comes while a summons is on
-//! its way is lost, as two of a device's own are.
+//! Known gaps: the one that waits is delivered right before the IRET, not right behind it; a device's NMI that comes while one of the host's
+//! waits for the same processor, which keeps one, is lost, as the second of a device's own is.
 
 use super::start::Changed;
 use super::{Machine, Stop};
@@ -29,12 +29,11 @@ impl Machine {
     /// Answers an NMI.
     #[cold]
     pub(super) fn take_nmi(&mut self) -> Result<(), Stop> {
-        register::take_nmi();
-        let summons = self.cpus.take(self.number);
+        let summons = self.cpus.answer_nmi(self.number, register::let_nmis_in);
         if summons.contains(Summons::STATE) && self.change_state()? == Changed::Yes {
             return Ok(());
         }
-        if !summons.is_empty() && !summons.contains(Summons::NMI) {
+        if !summons.contains(Summons::NMI) {
             self.vcpu.resume();
             return Ok(());
         }

@@ -42,19 +42,25 @@ impl Machine {
                 "reset by INIT of the first processor",
             )));
         }
-        self.cpus.apic.reset();
+        self.cpus.apic.reset(register::discard_interrupts);
         self.cpus.set_logical(self.number, 0);
         self.cpus.set_format(self.number, u32::MAX);
+        // With the interrupts NMIs may have been let in: what they were for is looked for.
+        let mut nmis = 0;
         loop {
-            match asked {
-                Start::At(page) => {
-                    self.start_up(page)?;
-                    return Ok(Changed::Yes);
-                }
-                Start::Running | Start::Waits => register::wait_for_nmi(),
+            // An NMI of the guest's that comes here is lost, as one that waits at INIT.
+            let _: Summons = self
+                .cpus
+                .answer_wait(self.number, nmis, register::let_nmis_in);
+            match self.cpus.answer(self.number) {
+                Start::Running => {}
+                other => asked = other,
             }
-            let _: Summons = self.cpus.take(self.number);
-            asked = self.cpus.answer(self.number);
+            if let Start::At(page) = asked {
+                self.start_up(page)?;
+                return Ok(Changed::Yes);
+            }
+            nmis = register::wait_for_nmi();
         }
     }
 

@@ -1,6 +1,6 @@
 //! The multiprocessor stress guest: several processors use and change the same page tables, and check what they see.
 //!
-//! The boot processor starts the others by INIT and SIPI; then each runs a random program: loads and stores, changes of
+//! The boot processor starts the others by INIT and SIPI, the second one also while an interrupt waits for it; then each runs a random program: loads and stores, changes of
 //! entries with the flushes that the architecture demands, asked of the other processors by interrupt or by mailbox, and
 //! switches between address spaces that share tables. After a flush was acknowledged, nobody may see an older translation:
 //! every frame names itself, and every access is compared with what is known of the entries on its way.
@@ -28,6 +28,7 @@ mod place;
 mod program;
 mod quiescent;
 mod random;
+mod registers;
 mod report;
 mod shoot_down;
 mod startup;
@@ -71,6 +72,9 @@ extern "C" fn main(line: &'static CommandLine) -> ! {
     world::prepare();
     trap::prepare();
     trap::install(0);
+    if cpus > 1 {
+        registers::check_init();
+    }
     startup::start_others(cpus, other);
     report::say(format_args!("smp guest: {cpus} processors\n"));
     run(0);
@@ -95,6 +99,7 @@ extern "C" fn other(number: usize) -> ! {
 /// Runs all rounds on processor `number`.
 fn run(number: usize) {
     let cpus = CPUS.load(Ordering::SeqCst);
+    registers::check_forms(number);
     let mut program = Program::new(number, SEED.load(Ordering::SeqCst));
     program.switch();
     for round in 0..ROUNDS.load(Ordering::SeqCst) {

@@ -30,10 +30,12 @@ pub(crate) enum Kind {
     WrongEntry,
     /// The guest itself lost count of what leads to a frame.
     WrongCount,
+    /// A local APIC has something other than was written, or than INIT leaves.
+    WrongApic,
 }
 
 impl Kind {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::WrongFrame,
         Self::WrongContent,
         Self::LostStore,
@@ -45,6 +47,7 @@ impl Kind {
         Self::Intruded,
         Self::WrongEntry,
         Self::WrongCount,
+        Self::WrongApic,
     ];
 }
 

@@ -94,6 +94,14 @@ unsafe extern "C" {
 ///
 /// A processor that isn't there is waited for, for ever.
 pub(crate) fn start_others(count: usize, main: extern "C" fn(usize) -> !) {
+    prepare(main);
+    for number in 1..count {
+        start(number);
+    }
+}
+
+/// Makes `main` what a processor that is started calls.
+pub(crate) fn prepare(main: extern "C" fn(usize) -> !) {
     MAIN.store(main as usize, Ordering::SeqCst);
     let (from, to) = (&raw const smp_trampoline, &raw const smp_trampoline_end);
     for offset in 0..to as usize - from as usize {
@@ -103,13 +111,15 @@ pub(crate) fn start_others(count: usize, main: extern "C" fn(usize) -> !) {
         // SAFETY: the page below 1 MiB is used for nothing else.
         unsafe { ptr::write_volatile(target, byte) };
     }
-    for number in 1..count {
-        start(number);
-    }
+}
+
+/// Forgets those that were started, which do nothing any more until they are started again.
+pub(crate) fn forget() {
+    STARTED.store(0, Ordering::SeqCst);
 }
 
 /// Starts one processor (Intel SDM vol. 3, section 9.4.4: INIT, 10 ms, and SIPI, a second time if the first was lost).
-fn start(number: usize) {
+pub(crate) fn start(number: usize) {
     let id = number as u8;
     local_apic::send_init(id);
     wait_microseconds(200);

@@ -18,7 +18,7 @@ use crate::startup::MOST;
 /// The vector by which processors ask each other for a flush.
 pub(crate) const FLUSH_VECTOR: u8 = 0x31;
 /// The vector of interrupts that vanished.
-const SPURIOUS_VECTOR: u8 = 0x3f;
+pub(crate) const SPURIOUS_VECTOR: u8 = 0x3f;
 const VECTORS: usize = 64;
 /// Bytes of the stack of interrupts and of that of double faults.
 const STACK: usize = 8_192;
