@@ -13,6 +13,8 @@ mod guest_cpu;
 mod io;
 mod local_apic;
 mod nmi;
+#[cfg(test)]
+mod on_host;
 mod serve;
 mod services;
 mod start;

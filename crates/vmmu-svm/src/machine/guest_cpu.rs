@@ -168,10 +168,12 @@ impl<'a> GuestCpu<'a> {
         self.absent(gpa)
     }
 
-    /// Answers an access to what guest RAM hasn't.
+    /// Answers an access to what guest RAM hasn't. Those to the local APIC that get here are none of an aligned register's 32 bits: what they
+    /// do is undefined (AMD APM vol. 2, section 16.3.2), and so they do nothing.
     fn absent(&self, gpa: Gpa) -> Result<(), Stop> {
+        let is_apic = gpa.get() & !0xfff == apic::BASE.get();
         match self.reach {
-            Reach::Served(_) if !self.memory.is_device(gpa) => Ok(()),
+            Reach::Served(_) if is_apic || !self.memory.is_device(gpa) => Ok(()),
             _ => Err(Stop::Exit),
         }
     }
@@ -264,6 +266,10 @@ impl Cpu for GuestCpu<'_> {
                 services.write_apic(register, new as u32)?;
             }
             return Ok(W::truncate(found));
+        }
+        if self.ram.host(gpa, W::BYTES as u64).is_none() {
+            self.absent(gpa)?;
+            return Ok(W::truncate(u64::MAX));
         }
         // Atomic among devices too; what is shorter or not aligned is left to the processor.
         let found = match W::BYTES {
