@@ -29,34 +29,55 @@ const TAKES_A_BYTE: u32 = 0x20;
 /// The bit that says that it has sent all of them.
 const HAS_SENT_ALL: u32 = 0x40;
 
-/// The UART as a sink of text.
-#[derive(Debug)]
-struct Uart;
+/// The registers of a UART, by their offsets.
+trait Registers {
+    fn read(&mut self, offset: u16) -> u32;
+    fn write(&mut self, offset: u16, value: u32);
+}
 
-impl Uart {
-    fn register(offset: u16) -> Port {
-        Port(UART + offset)
+/// Those of the channel.
+#[derive(Debug)]
+struct Ports;
+
+impl Registers for Ports {
+    fn read(&mut self, offset: u16) -> u32 {
+        Port(UART + offset).read(PortWidth::Byte)
     }
-    /// Waits until the line status has these bits.
-    fn wait(bits: u32) {
-        while Self::register(5).read(PortWidth::Byte) & bits == 0 {
+    fn write(&mut self, offset: u16, value: u32) {
+        Port(UART + offset).write(PortWidth::Byte, value);
+    }
+}
+
+/// A UART as a sink of text.
+#[derive(Debug)]
+struct Uart<R>(R);
+
+impl<R: Registers> Uart<R> {
+    const LINE_STATUS: u16 = 5;
+
+    /// Waits until the line status has one of these bits.
+    fn wait(&mut self, bits: u32) {
+        while self.0.read(Self::LINE_STATUS) & bits == 0 {
             core::hint::spin_loop();
         }
     }
     /// Sets 115,200 bits a second, 8 data bits, FIFOs on, no interrupts.
-    fn set_up() {
+    fn set_up(&mut self) {
         for (offset, value) in [(1, 0), (3, 0x80), (0, 1), (1, 0), (3, 3), (2, 7), (4, 3)] {
-            Self::register(offset).write(PortWidth::Byte, value);
+            self.0.write(offset, value);
         }
+    }
+    /// Waits until all that was written is on its way: what the transmitter still has when QEMU ends would be lost.
+    fn finish(&mut self) {
+        self.wait(HAS_SENT_ALL);
     }
 }
 
-impl Write for Uart {
+impl<R: Registers> Write for Uart<R> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for byte in text.bytes() {
-            // Wait until the transmitter takes a byte.
-            Self::wait(TAKES_A_BYTE);
-            Self::register(0).write(PortWidth::Byte, u32::from(byte));
+            self.wait(TAKES_A_BYTE);
+            self.0.write(0, u32::from(byte));
         }
         Ok(())
     }
@@ -64,7 +85,7 @@ impl Write for Uart {
 
 /// Sets the channel up.
 pub fn open() {
-    Uart::set_up();
+    Uart(Ports).set_up();
 }
 
 /// The one line that is being written.
@@ -73,7 +94,7 @@ static LINE: Mutex<()> = Mutex::new(());
 /// Writes one object and ends its line.
 pub fn send(kind: &str, members: impl FnOnce(&mut Object<'_, dyn Write>) -> fmt::Result) {
     let _line = LINE.lock();
-    let mut uart = Uart;
+    let mut uart = Uart(Ports);
     let to: &mut dyn Write = &mut uart;
     // The port takes everything; an error could only come from a `Display`.
     let _ = Object::write(to, |object| {
@@ -165,9 +186,56 @@ pub fn bug(text: impl Display) -> ! {
     leave(0x43)
 }
 
-/// Leaves QEMU with a status that has `value` in it, once the last line is on its way: what the transmitter still has would be lost.
+/// Leaves QEMU with a status that has `value` in it, once the last line is on its way.
 fn leave(value: u32) -> ! {
-    Uart::wait(HAS_SENT_ALL);
+    Uart(Ports).finish();
     Port(DEBUG_EXIT).write(PortWidth::Dword, value);
     register::halt()
+}
+
+#[cfg(test)]
+mod a_line_is_sent {
+    use super::*;
+    use alloc::string::String;
+
+    /// A transmitter with a FIFO of two bytes and a register that shifts out, one byte in three reads of the status.
+    #[derive(Default)]
+    struct Slow {
+        waiting: String,
+        shifting: Option<char>,
+        reads: u32,
+        sent: String,
+    }
+
+    impl Registers for Slow {
+        fn read(&mut self, _: u16) -> u32 {
+            self.reads += 1;
+            if self.reads.is_multiple_of(3) {
+                self.sent.extend(self.shifting.take());
+                if !self.waiting.is_empty() {
+                    self.shifting = Some(self.waiting.remove(0));
+                }
+            }
+            let takes = if self.waiting.len() < 2 {
+                TAKES_A_BYTE
+            } else {
+                0
+            };
+            let done = self.waiting.is_empty() && self.shifting.is_none();
+            takes | if done { HAS_SENT_ALL } else { 0 }
+        }
+        fn write(&mut self, _: u16, value: u32) {
+            assert!(self.waiting.len() < 2, "a byte is lost");
+            self.waiting.push(char::from(value as u8));
+        }
+    }
+
+    #[test]
+    fn to_its_last_byte_before_the_machine_is_left() {
+        let mut uart = Uart(Slow::default());
+        uart.write_str("{\"type\":\"exit\"}\n").unwrap();
+        assert_ne!(uart.0.sent, "{\"type\":\"exit\"}\n");
+        uart.finish();
+        assert_eq!(uart.0.sent, "{\"type\":\"exit\"}\n");
+    }
 }

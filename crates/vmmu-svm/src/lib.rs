@@ -17,8 +17,7 @@
 //!
 //! The library part builds on any x86-64 host, where its pure modules are tested.
 //!
-//! Known gaps: the emulator serves writes to guest tables only, so that devices in memory must pass through; LMSW and SMSW with
-//! memory operands are refused.
+//! Known gaps stand at the end of `docs/hypervisor.md`.
 #![no_std]
 #![deny(unsafe_code)]
 extern crate alloc;
