@@ -79,7 +79,7 @@ fn install(tables: &'static mut Tables, stub: impl Fn(u8) -> u64) {
         tss >> 32,
     ];
     for (vector, gate) in (0u8..).zip(tables.idt.iter_mut()) {
-        *gate = self::gate(stub(vector));
+        *gate = self::gate(stub(vector), OWN_STACK);
     }
     let gdtr = TableRegister {
         limit: 39,
@@ -98,10 +98,14 @@ fn install(tables: &'static mut Tables, stub: impl Fn(u8) -> u64) {
     const { assert!(DATA == CODE + 8 && TASK == DATA + 8) }
 }
 
-/// Returns the gate that leads to an entry point, on the stack of exceptions.
-const fn gate(entry: u64) -> [u64; 2] {
+/// The bits of a gate that choose the stack: that of exceptions, or none, which is the one in use.
+const OWN_STACK: u64 = 1 << 32;
+const NO_STACK: u64 = 0;
+
+/// Returns the gate that leads to an entry point.
+const fn gate(entry: u64, stack: u64) -> [u64; 2] {
     let low =
-        entry & 0xffff | (CODE as u64) << 16 | 1 << 32 | 0x8e << 40 | (entry >> 16 & 0xffff) << 48;
+        entry & 0xffff | (CODE as u64) << 16 | stack | 0x8e << 40 | (entry >> 16 & 0xffff) << 48;
     [low, entry >> 32]
 }
 
@@ -118,12 +122,12 @@ const FIRST_INTERRUPT: u8 = 16;
 pub(crate) fn install_discarding(stub: impl Fn(u8) -> u64, discard: u64) {
     let mut gates: Box<Discarding> = Box::new([[0; 2]; 256]);
     for (vector, gate) in (0u8..=255).zip(gates.iter_mut()) {
-        let entry = if vector < FIRST_INTERRUPT {
-            stub(vector)
+        *gate = if vector < FIRST_INTERRUPT {
+            self::gate(stub(vector), OWN_STACK)
         } else {
-            discard
+            // An NMI that came in the handler would use the stack of its own from the top, and overwrite what the handler returns by.
+            self::gate(discard, NO_STACK)
         };
-        *gate = self::gate(entry);
     }
     let at = &raw const *Box::leak(gates);
     DISCARDING.store(at as u64, Ordering::Release);
