@@ -2,8 +2,8 @@
 //!
 //! Key types: [`UnsyncList`], [`Cleaned`]. Neighbours: `derive` compares entries with the guest table, `edge` narrows and removes them.
 //!
-//! `make_clean` has four steps, is idempotent, and anyone may run it: (1) gfn lock: count the page, take WRITE from the leaves of its gfn, note
-//! the generation; (2) flush if a flush is pending; (3) table lock: derive the entries anew; (4) gfn lock: alive, counted and of the same generation
+//! `make_clean` has four steps, is idempotent, and anyone may run it: (1) gfn lock: count the page, take WRITE from the leaves of its gfn (if they are
+//! too many for one section, `protect` thins them first), note the generation; (2) flush if a flush is pending; (3) table lock: derive the entries anew; (4) gfn lock: alive, counted and of the same generation
 //! makes it clean, and takes it off the list in the same section.
 //!
 //! Invariants:
@@ -18,6 +18,7 @@ use crate::derive::Derived;
 use crate::host::Host;
 use crate::mmu::Call;
 use crate::page::{Flags, Page, PageId};
+use crate::protect::MOST;
 use crate::spte::Spte;
 use crate::stats::{Event, Observer};
 use crate::sync::{AtomicU32, Kind, Lock, Locks, Ordering};
@@ -186,8 +187,10 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
     fn make_clean_deriving(&self, id: PageId, debt: &mut Debt<'_, 'm, H, O>) -> (Cleaned, Derived) {
         let page = self.page(id);
         let gfn = page.gfn();
-        let generation = {
+        let mut thinned = None;
+        let generation = loop {
             let mut stripe = self.mmu.frames.lock(&self.locks, gfn);
+            // After the frame was thinned, too: the page may have died or be clean by now.
             let flags = page.flags();
             if !flags.contains(Flags::ALIVE) {
                 return (Cleaned::Dead, Derived::Same);
@@ -196,6 +199,11 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
                 return (Cleaned::Clean, Derived::Same);
             }
             if !flags.contains(Flags::COUNTED) {
+                if stripe.entries_of(gfn, MOST) > MOST {
+                    drop(stripe);
+                    thinned = Some(self.thin(gfn, debt));
+                    continue;
+                }
                 if mutant!(TrackInTwoSections) {
                     self.protect(&mut stripe, gfn, debt);
                     drop(stripe);
@@ -213,8 +221,9 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
                 page.set_flags(page.flags() - Flags::LISTED);
                 self.mmu.unsync.remove(&self.locks, id);
             }
-            page.generation.load(Ordering::Relaxed)
+            break page.generation.load(Ordering::Relaxed);
         };
+        drop(thinned);
         if !mutant!(CleanBeforeFlush) {
             debt.promise();
         }
@@ -434,7 +443,13 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
     fn was_used(&self, page: &Page) -> bool {
         let stripe = self.mmu.frames.lock(&self.locks, page.gfn());
         let mut used = false;
-        stripe.nodes.for_each(page.parents(), |edge| {
+        let mut left = MOST;
+        stripe.nodes.any(page.parents(), |edge| {
+            // Of more than one section may look at the first ones speak for the others.
+            if left == 0 {
+                return true;
+            }
+            left -= 1;
             let parent = self.page(edge.page());
             let link = self.load(parent, edge.slot());
             if link.has(Spte::ACCESSED) {
@@ -447,6 +462,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
                     link.without(Spte::ACCESSED).raw(),
                 );
             }
+            false
         });
         if used {
             page.writes.store(0, Ordering::Relaxed);

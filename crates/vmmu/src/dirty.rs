@@ -6,14 +6,15 @@
 //! Invariants:
 //! 1. A frame written since the last harvest returned is in the next one (rule R10); a frame may be reported once too often, never too seldom.
 //! 2. An entry that disappears with W or D set marks its frame at once, and again after the flush.
-//! 3. A gfn lock is held for the mappings of at most 64 frames.
+//! 3. A gfn lock is held for at most 64 frames, and for at most 64 entries that map them.
 
 use crate::Error;
 use crate::addr::Gfn;
 use crate::debt::Debt;
-use crate::frames::Region;
+use crate::frames::{Region, Stripe};
 use crate::host::Host;
 use crate::mmu::{Call, Mmu};
+use crate::protect::MOST;
 use crate::slots::{AddressSpace, SlotFlags, SlotId};
 use crate::stats::Observer;
 
@@ -60,6 +61,22 @@ fn within(first: u64, from: u64, to: u64) -> [u64; 8] {
     })
 }
 
+/// Returns the bits of a word's frames up to the first one in `marked` that one section has no room for, and that one.
+fn fitting(stripe: &mut Stripe, first: Gfn, marked: &[u64; 8]) -> (u64, Option<Gfn>) {
+    let (mut room, mut crowded) = (MOST, None);
+    each(first, marked, |gfn| {
+        if crowded.is_none() {
+            let entries = stripe.entries_of(gfn, MOST);
+            match room.checked_sub(entries) {
+                Some(left) => room = left,
+                None => crowded = Some(gfn),
+            }
+        }
+    });
+    let fit = crowded.map_or(u64::MAX, |gfn| (1 << (gfn.get() % 64)) - 1);
+    (fit, crowded)
+}
+
 impl<'m, H: Host, O: Observer> Call<'m, H, O> {
     pub(crate) fn harvest_region(
         &self,
@@ -85,7 +102,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         taken
     }
 
-    /// Takes the log of a region, and WRITE from the leaves of its frames: of 64 frames under one lock.
+    /// Takes the log of a region, and WRITE from the leaves of its frames: of as many frames under one lock as have [`MOST`] entries.
     fn take_shadow(
         &self,
         first: Gfn,
@@ -94,36 +111,47 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         debt: &mut Debt<'_, 'm, H, O>,
     ) -> [u64; 8] {
         let (mut left, mut all) = (*mask, [0; 8]);
-        while self.take_word(first, space, &mut left, &mut all, debt) {}
+        while let Some(crowded) = self.take_some(first, space, &mut left, &mut all, debt) {
+            // One frame with more entries than one section may change: few are left in the next one, for nothing new is installed until that is over.
+            let _thinned = crowded.map(|gfn| self.thin(gfn, debt));
+            if crowded.is_some() {
+                let _ = self.take_some(first, space, &mut left, &mut all, debt);
+            }
+        }
         all
     }
 
-    /// Takes the log of the next 64 frames that have something in it; tells whether there were any.
-    fn take_word(
+    /// Takes the log of the next frames that have something in it, 64 at most. Returns `None` if there were none, the first one if it has too many entries.
+    fn take_some(
         &self,
         first: Gfn,
         space: AddressSpace,
         left: &mut [u64; 8],
         all: &mut [u64; 8],
         debt: &mut Debt<'_, 'm, H, O>,
-    ) -> bool {
+    ) -> Option<Option<Gfn>> {
         let mut stripe = self.mmu.frames.lock(&self.locks, first);
         for word in 0..left.len() {
+            let marked = stripe.region(first).and_then(|(r, _)| r.dirty(space));
             let mut mask = [0; 8];
-            mask[word] = core::mem::take(&mut left[word]);
+            mask[word] = left[word] & marked.unwrap_or_default()[word];
+            let (fit, crowded) = fitting(&mut stripe, first, &mask);
+            left[word] &= !fit;
+            mask[word] &= fit;
+            if mask[word] == 0 {
+                match crowded {
+                    Some(gfn) => return Some(Some(gfn)),
+                    None => continue,
+                }
+            }
             if mutant!(HarvestWriteFirst) {
-                let marked = stripe.region(first).and_then(|(r, _)| r.dirty(space));
-                let marked = core::array::from_fn(|i| marked.unwrap_or_default()[i] & mask[i]);
-                each(first, &marked, |gfn| self.protect(&mut stripe, gfn, debt));
+                each(first, &mask, |gfn| self.protect(&mut stripe, gfn, debt));
                 drop(stripe);
                 stripe = self.mmu.frames.lock(&self.locks, first);
             }
             let taken = stripe
                 .region(first)
                 .map_or([0; 8], |(region, _)| region.take_dirty(space, &mask));
-            if taken[word] == 0 {
-                continue;
-            }
             if !mutant!(HarvestKeepsWrite) && !mutant!(HarvestWriteFirst) {
                 each(first, &taken, |gfn| self.protect(&mut stripe, gfn, debt));
             }
@@ -131,10 +159,10 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
             if let Some((region, _)) = stripe.region(first) {
                 let _ = region.take_dirty(space, &taken);
             }
-            all[word] = taken[word];
-            return true;
+            all[word] |= taken[word];
+            return Some(None);
         }
-        false
+        None
     }
 
     /// As [`Call::take_shadow`]; no gfn lock is held while table locks are taken. A fault that makes a frame writable again marks it again.

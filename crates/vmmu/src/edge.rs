@@ -20,14 +20,12 @@ use crate::host::Host;
 use crate::invalidate::Snapshot;
 use crate::mmu::Call;
 use crate::page::{Flags, Page, PageId, Record, SpteRef};
+use crate::protect::MOST;
 use crate::rmap::Nodes;
 use crate::slots::AddressSpace;
 use crate::spte::{EntryFormat, Spte};
 use crate::stats::{Event, Observer};
 use crate::walk::Rights;
-
-/// Entries that are shed under one gfn lock.
-const STEP: usize = 64;
 
 /// A leaf to install.
 #[derive(Clone, Copy, Debug)]
@@ -262,6 +260,10 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         if !below.is_for(gfn, role) && !mutant!(LinkDead) && !was_right {
             return Err(Refused::Stale);
         }
+        // Somebody takes its parents off in several sections: one that comes now would have to be taken off, too.
+        if below.flags().contains(Flags::LEAVING) && !mutant!(LinkLeaving) {
+            return Err(Refused::Stale);
+        }
         let overlooked =
             mutant!(LinkUnclean) || was_right || (mutant!(LinkDead) && !below.is_alive());
         if !below.flags().contains(Flags::CLEAN) && !overlooked {
@@ -445,47 +447,13 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
     /// Removes some members of nodes from number `from` on; returns the number of the next one, unless that was the last.
     fn shed_step(&self, gfn: Gfn, mut from: usize, debt: &mut Debt<'_, 'm, H, O>) -> Option<usize> {
         let mut stripe = self.mmu.frames.lock(&self.locks, gfn);
-        for _ in 0..STEP {
+        for _ in 0..MOST {
             let (at, edge) = stripe.nodes.member_from(from)?;
             self.remove(&mut stripe, edge, debt);
             self.count_at(Event::Recycle, gfn);
             from = at + 1;
         }
         Some(from)
-    }
-
-    /// Takes WRITE from every leaf of a gfn, and removes large leaves over it: what makes it tracked.
-    pub(crate) fn protect(&self, stripe: &mut Stripe, gfn: Gfn, debt: &mut Debt<'_, 'm, H, O>) {
-        while let Some(edge) = stripe
-            .region(gfn)
-            .and_then(|(region, nodes)| nodes.first(region.large))
-            && !mutant!(ProtectKeepsLarge)
-        {
-            self.remove(stripe, edge, debt);
-        }
-        // A set cannot be walked while the stripe is lent out: few frames have more than a handful of mappings.
-        let mut done = 0;
-        loop {
-            let mut batch = [None; 16];
-            let mut seen = 0;
-            if let Some((region, nodes)) = stripe.region(gfn) {
-                nodes.for_each(region.small(gfn), |edge| {
-                    if seen >= done && seen < done + batch.len() {
-                        batch[seen - done] = Some(edge);
-                    }
-                    seen += 1;
-                });
-            }
-            for edge in batch.iter().flatten() {
-                if !mutant!(ProtectKeepsWrite) {
-                    self.narrow(stripe, *edge, debt);
-                }
-            }
-            done += batch.len();
-            if done >= seen || mutant!(ProtectFirstBatch) {
-                return;
-            }
-        }
     }
 }
 

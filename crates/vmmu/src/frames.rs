@@ -117,6 +117,21 @@ impl Stripe {
         hit
     }
 
+    /// Counts the entries that protecting a gfn changes: its leaves, and large ones over it; of more than `most` it counts one more.
+    pub(crate) fn entries_of(&mut self, gfn: Gfn, most: usize) -> usize {
+        let Some((region, nodes)) = self.region(gfn) else {
+            return 0;
+        };
+        let mut seen = 0;
+        for head in [region.large, region.small(gfn)] {
+            nodes.any(head, |_| {
+                seen += 1;
+                seen > most
+            });
+        }
+        seen.min(most + 1)
+    }
+
     fn chain(gfn: Gfn) -> usize {
         gfn.get() as usize % CHAINS
     }

@@ -17,6 +17,7 @@ use crate::debt::Debt;
 use crate::frames::Stripe;
 use crate::host::Host;
 use crate::mmu::{Call, Mmu};
+use crate::protect::MOST;
 use crate::rmap::Head;
 use crate::slots::{AddressSpace, SlotFlags, SlotId, SlotTable};
 use crate::stats::{Event, Observer};
@@ -24,9 +25,6 @@ use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// How many shards.
 const SHARDS: usize = if cfg!(loom) { 2 } else { 64 };
-/// Entries removed under one lock.
-const STEP: usize = 64;
-
 #[derive(Debug, Default)]
 struct Shard {
     sequence: AtomicU64,
@@ -169,10 +167,16 @@ impl<H: Host, O: Observer> Mmu<H, O> {
 
     /// Keeps new mappings and marks away from the range, and waits for the marks in flight.
     fn begin(&self, base: Gfn, frames: u64) -> Invalidation<'_, H, O> {
-        self.shards.begin(base, frames);
+        let invalidation = self.keep_out(base, frames);
         if !mutant!(MarksNotWaitedFor) {
             self.grace.wait_for_marks(base, frames);
         }
+        invalidation
+    }
+
+    /// Keeps new mappings and marks away from the range, whatever is mapped or being stored there now.
+    pub(crate) fn keep_out(&self, base: Gfn, frames: u64) -> Invalidation<'_, H, O> {
+        self.shards.begin(base, frames);
         Invalidation {
             mmu: self,
             base,
@@ -258,10 +262,10 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         debt.promise();
     }
 
-    /// Removes at most [`STEP`] leaves of one region; tells whether there are more.
+    /// Removes at most [`MOST`] leaves of one region; tells whether there are more.
     fn unmap_region(&self, region: Gfn, from: u64, to: u64, debt: &mut Debt<'_, 'm, H, O>) -> bool {
         let mut stripe = self.mmu.frames.lock(&self.locks, region);
-        let mut left = STEP;
+        let mut left = MOST;
         let mut drain = |stripe: &mut Stripe, head: &dyn Fn(&mut Stripe) -> Head| {
             loop {
                 let first = head(stripe);

@@ -152,6 +152,7 @@ pub mod paging;
 mod pool;
 mod prefetch;
 mod presence;
+mod protect;
 mod prune;
 mod region;
 mod report;

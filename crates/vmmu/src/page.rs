@@ -138,6 +138,8 @@ bitflags::bitflags! {
         const LISTED = 1 << 3;
         /// Used as a root.
         const ROOT = 1 << 4;
+        /// About to die, and too many entries link it to be taken off in one section: it is linked no more, and all else is as before.
+        const LEAVING = 1 << 5;
     }
 }
 

@@ -315,6 +315,27 @@ impl World {
         Self { mmu, ram }
     }
 
+    /// Makes the MMU and lets the guest touch so much of its memory that the bound on bookkeeping has room for thousands of further mappings.
+    pub(crate) fn roomy(flags: SlotFlags) -> (Self, Guest) {
+        const BLOCKS: u64 = 400;
+        let world = Self::sized(Engine::Shadow, (64, 32 << 10), |_| {});
+        world
+            .mmu
+            .set_slot_flags(world.ram, flags)
+            .expect("there is memory for a log");
+        let mut guest = Guest::new(Self::ROOT);
+        // One frame of each 64.
+        let places = (0..BLOCKS).map(|i| ((1 << 30) + (i << 12), Gfn::new(1024 + 64 * i)));
+        for (gva, gfn) in places.clone() {
+            guest.map(world.mmu.host(), gva, (gfn, Level::L1), PWU | AD);
+        }
+        world.set_root();
+        for (gva, _) in places {
+            assert_eq!(world.touch(gva, Access::READ), FaultOutcome::Resume);
+        }
+        (world, guest)
+    }
+
     /// Returns vCPU `id`.
     pub(crate) fn vcpu(&self, id: u16) -> Vcpu<'_, TestHost> {
         self.mmu.vcpu(VcpuId(id)).expect("the guest has two")

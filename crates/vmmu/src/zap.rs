@@ -2,19 +2,22 @@
 //!
 //! Invariants:
 //! 1. Whoever clears ALIVE under the gfn lock owns the page's end; nobody else empties it.
-//! 2. Every parent edge is gone before the lock is dropped: no dead page is linked.
-//! 3. The table lock is held for at most 64 entries at a time.
+//! 2. Every parent edge is gone in the section that clears ALIVE: no dead page is linked. If they are too many for one section, the page stays alive,
+//!    hashed and counted until few are left, and only refuses new ones (LEAVING); whoever wants its end works on it, so that nobody is waited for.
+//! 3. A lock is held for at most 64 entries at a time.
 //! 4. A dead page reaches the allocator only through a debt and a grace period.
 
 use crate::addr::Level;
 use crate::addr::{Gfn, Index, MAX_FRAME};
 use crate::config::Engine;
 use crate::debt::Debt;
+use crate::frames::Stripe;
 use crate::host::Host;
 use crate::mmu::{Call, Mmu};
-use crate::page::{Flags, PRESENT_WORDS, PageId};
+use crate::page::{Flags, PRESENT_WORDS, Page, PageId};
 use crate::pool::Exhausted;
 use crate::prefetch::Window;
+use crate::protect::MOST;
 use crate::slots::AddressSpace;
 use crate::slotset::SlotSet;
 use crate::stats::{Event, Observer};
@@ -26,6 +29,18 @@ const RECLAIM_BATCH: u32 = 8;
 
 /// How many pages are zapped before their flush is paid for.
 const STEP: usize = 16;
+
+/// What became of a step towards a page's end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+enum Killed {
+    /// This step ended the page's life.
+    Here,
+    /// Somebody else had.
+    Elsewhere,
+    /// Entries that link the page are left.
+    NotYet,
+}
 
 impl<H: Host, O: Observer> Mmu<H, O> {
     /// Zaps every shadow page that exists now, in bounded steps, while guests run; returns how many.
@@ -102,26 +117,38 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
 
     /// Ends a page's life: from here on it is not found, not linked, not counted.
     fn kill(&self, id: PageId, debt: &mut Debt<'_, 'm, H, O>) -> bool {
+        loop {
+            match self.kill_step(id, debt) {
+                Killed::Here => return true,
+                Killed::Elsewhere => return false,
+                Killed::NotYet => {}
+            }
+        }
+    }
+
+    /// Takes parents off a page, as many as one section may; ends its life if none is left.
+    fn kill_step(&self, id: PageId, debt: &mut Debt<'_, 'm, H, O>) -> Killed {
         let page = self.page(id);
         let gfn = page.gfn();
         let mut stripe = self.mmu.frames.lock(&self.locks, gfn);
         let flags = page.flags();
         if !flags.contains(Flags::ALIVE) {
-            return false;
+            return Killed::Elsewhere;
         }
         if mutant!(KillInTwoSections) {
             drop(stripe);
             stripe = self.mmu.frames.lock(&self.locks, gfn);
         }
         debt.owe();
+        let few = self.unlink(&mut stripe, page, debt);
+        if !few {
+            // Alive until the last parent is gone: a processor goes on through those that are left, and what it finds has to stay as fresh as before.
+            page.set_flags(flags | Flags::LEAVING);
+            return Killed::NotYet;
+        }
         page.set_flags(flags & Flags::ROOT);
         if !mutant!(DeadStaysHashed) {
             stripe.unhash(&self.mmu.pool, id, page);
-        }
-        while let Some(edge) = stripe.nodes.first(page.parents())
-            && !mutant!(DeadStaysLinked)
-        {
-            self.remove(&mut stripe, edge, debt);
         }
         if flags.contains(Flags::COUNTED) && !mutant!(DeadStaysTracked) {
             stripe.retrack(&self.mmu.pool, gfn);
@@ -129,7 +156,21 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         if flags.contains(Flags::LISTED) {
             self.mmu.unsync.remove(&self.locks, id);
         }
-        true
+        Killed::Here
+    }
+
+    /// Removes at most [`MOST`] of the entries that link a page; tells whether none is left.
+    fn unlink(&self, stripe: &mut Stripe, page: &Page, debt: &mut Debt<'_, 'm, H, O>) -> bool {
+        if mutant!(DeadStaysLinked) {
+            return true;
+        }
+        for _ in 0..MOST {
+            match stripe.nodes.first(page.parents()) {
+                Some(edge) => self.remove(stripe, edge, debt),
+                None => return true,
+            }
+        }
+        page.parents().is_empty()
     }
 
     /// Removes every entry of a dead page.
@@ -238,5 +279,77 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
             Err(Exhausted::Limit) if self.reap(1) != 0 => self.mmu.pool.take(&self.locks),
             taken => taken,
         }
+    }
+}
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod a_page_that_leaves {
+    use super::*;
+    use crate::audit::Strictness;
+    use crate::slots::SlotFlags;
+    use crate::testhost::{AD, PWU, World};
+    use crate::walk::Access;
+
+    /// Lets a level-1 table be linked by the first `count` entries of a directory.
+    fn linked_often(count: u64) -> (World, PageId) {
+        let (world, mut guest) = World::roomy(SlotFlags::empty());
+        let host = world.mmu.host();
+        let table = guest.map(host, 0, (Gfn::new(600), Level::L1), PWU | AD);
+        for i in 1..count {
+            let directory = guest.map(host, i << 21, (table, Level::L2), PWU);
+            host.word(directory, i as usize)
+                .store(table.address().get() | PWU | 1 << 5, Ordering::SeqCst);
+        }
+        for i in 0..count {
+            let outcome = world.touch(i << 21, Access::READ);
+            assert_eq!(outcome, crate::FaultOutcome::Resume);
+        }
+        let (id, _) = world.slot(0, Level::L1);
+        (world, id)
+    }
+
+    #[test]
+    fn dies_in_the_section_that_takes_its_last_parent_off() {
+        let (world, id) = linked_often(200);
+        let call = world.mmu.call();
+        let mut debt = Debt::new(&call);
+        for _ in 0..3 {
+            assert_eq!(call.kill_step(id, &mut debt), Killed::NotYet);
+            let flags = call.page(id).flags();
+            assert!(flags.contains(Flags::ALIVE | Flags::COUNTED | Flags::CLEAN));
+        }
+        assert!(!call.page(id).parents().is_empty());
+        assert!(call.zap(id, &mut debt));
+        assert!(call.page(id).parents().is_empty());
+        debt.pay();
+        drop(debt);
+        drop(call);
+        world.mmu.audit(Strictness::Exact).unwrap();
+    }
+
+    #[test]
+    fn is_linked_no_more() {
+        let (world, id) = linked_often(65);
+        let call = world.mmu.call();
+        let mut debt = Debt::new(&call);
+        assert_eq!(call.kill_step(id, &mut debt), Killed::NotYet);
+        let (gfn, role) = (call.page(id).gfn(), call.page(id).role());
+        let (parent, _) = world.slot(0, Level::L2);
+        let again = call.link(parent, Index::truncate(100), id, gfn, role);
+        assert_eq!(again, Err(crate::edge::Refused::Stale));
+        assert!(call.zap(id, &mut debt));
+        debt.pay();
+    }
+
+    #[cfg(feature = "count")]
+    #[test]
+    fn holds_no_lock_for_more_than_64_of_its_parents() {
+        let (world, id) = linked_often(500);
+        let call = world.mmu.call();
+        let mut debt = Debt::new(&call);
+        let _ = crate::count::take();
+        assert!(call.zap(id, &mut debt));
+        debt.pay();
+        assert_eq!(crate::count::take().longest, 64);
     }
 }

@@ -137,6 +137,7 @@ mutants! {
     P RecheckBeforeLock Loom "a_reported_write_leaves_no_stale_entry" "an installation reads the guest's entry again before it takes the table's lock";
     P InstallInDead Loom "nothing_is_installed_in_a_dead_table" "a leaf is installed in a page that died";
     P LinkFromDead Loom "a_dead_parent_links_nothing" "a page that died links another";
+    P LinkLeaving Unit "a_page_that_leaves" "a page that is losing its parents is linked again";
     P LinkCheckedEarly Loom "a_dead_child_is_not_linked" "a child is checked before its lock is taken";
     P KillInTwoSections Loom "two_zaps_meet" "a page is found alive and ended in two sections";
     P OweAfterExchange Loom "an_unpaid_flush_is_waited_for" "a removal announces its flush after the entry has gone";
