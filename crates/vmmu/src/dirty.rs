@@ -136,18 +136,20 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
             let mut mask = [0; 8];
             mask[word] = left[word] & marked.unwrap_or_default()[word];
             let (fit, crowded) = fitting(&mut stripe, first, &mask);
+            let asked = left[word] & fit;
             left[word] &= !fit;
             mask[word] &= fit;
+            if mutant!(HarvestWriteFirst) {
+                each(first, &mask, |gfn| self.protect(&mut stripe, gfn, debt));
+                drop(stripe);
+                stripe = self.mmu.frames.lock(&self.locks, first);
+                mask[word] = asked;
+            }
             if mask[word] == 0 {
                 match crowded {
                     Some(gfn) => return Some(Some(gfn)),
                     None => continue,
                 }
-            }
-            if mutant!(HarvestWriteFirst) {
-                each(first, &mask, |gfn| self.protect(&mut stripe, gfn, debt));
-                drop(stripe);
-                stripe = self.mmu.frames.lock(&self.locks, first);
             }
             let taken = stripe
                 .region(first)

@@ -8,8 +8,8 @@
 //! the announcement.
 //!
 //! Invariants:
-//! 1. Between announcement and end nothing blocks, and no lock is taken but the gfn lock of a slot that logs: the wait, which holds none, is as short as
-//!    one for a lock.
+//! 1. Between announcement and end nothing blocks, and no lock is taken but the gfn lock of a slot that logs. That closes no cycle: who waits for an
+//!    announcement holds no lock, and who holds a gfn lock waits for no announcement; so the wait is as short as one for a lock.
 //! 2. A caller announces one region at a time.
 
 use crate::addr::Gfn;
