@@ -35,7 +35,7 @@ Exit status:
   132    the hypervisor itself failed: a bug of vmmu
   134    the guest reset, or ended without a status
   136    standard output was closed
-  138    the bench guest's report is incomplete
+  138    a measurement is not possible here, or the bench guest's report is incomplete
   140    litmus: a strategy of the library lost an update, or a mistake was not caught
 
 Environment:
@@ -142,7 +142,7 @@ pub enum Error {
         text: String,
     },
     /// A person or a signal ended the run.
-    #[error("interrupted by {by}; the guest is stopped")]
+    #[error("interrupted by {by}; what ran is stopped")]
     Interrupted {
         /// What interrupted.
         by: &'static str,
@@ -182,6 +182,12 @@ pub enum Error {
         /// What is missing.
         reason: String,
     },
+    /// A measurement on this machine was not possible.
+    #[error("this can't be measured here: {reason}")]
+    Unmeasured {
+        /// Why not.
+        reason: String,
+    },
 }
 
 /// What an operation of this crate returns.
@@ -207,7 +213,7 @@ impl Error {
             Self::Panic { .. } => 132,
             Self::NoStatus { .. } => 134,
             Self::OutputClosed => 136,
-            Self::Bench { .. } => 138,
+            Self::Bench { .. } | Self::Unmeasured { .. } => 138,
             Self::Litmus { .. } => 140,
         }
     }

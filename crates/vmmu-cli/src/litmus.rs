@@ -28,6 +28,7 @@ use crate::args::LitmusArgs;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 use crate::screen::say;
+use crate::signals;
 use crate::workspace::Workspace;
 
 /// The part of the rounds in which tables are made and written: each takes far longer.
@@ -39,8 +40,12 @@ const GUEST_PART: u32 = 15;
 ///
 /// # Errors
 ///
-/// [`Error::Bench`] if there is one processor only, [`Error::Litmus`] if a verdict is not what it must be; those of building the loom tests; [`Error::File`] for the export.
+/// [`Error::Unmeasured`] if there is one processor only, [`Error::Litmus`] if a verdict is not what it must be; those of building the loom tests; [`Error::File`] for the export.
 pub fn litmus(args: &LitmusArgs) -> Result<u8> {
+    signals::end_soon()?;
+    if let Some(folder) = &args.export {
+        export(folder)?;
+    }
     say(
         "May a guest write, performed by the hypervisor, read the count of shadow pages without a lock?\n\n",
     )?;
@@ -59,9 +64,10 @@ pub fn litmus(args: &LitmusArgs) -> Result<u8> {
     drop(progress);
     say(&format!("{}\n\n", race::table(&races)))?;
     let progress = Progress::quiet("writing to tables while they are made");
-    let tried = stale::all((args.rounds / STALE_PART).max(1)).map_err(|trouble| Error::Bench {
-        reason: trouble.to_string(),
-    })?;
+    let tried =
+        stale::all((args.rounds / STALE_PART).max(1)).map_err(|trouble| Error::Unmeasured {
+            reason: trouble.to_string(),
+        })?;
     drop(progress);
     say(&format!("{}\n\n", stale::table(&tried)))?;
     let progress = Progress::quiet("running a guest that writes to its tables while they are made");
@@ -71,9 +77,6 @@ pub fn litmus(args: &LitmusArgs) -> Result<u8> {
     let progress = Progress::quiet("measuring what an operation costs");
     say(&format!("{}\n\n", cost::table()))?;
     drop(progress);
-    if let Some(folder) = &args.export {
-        export(folder)?;
-    }
     let mut wrong = verdicts.wrong();
     wrong.extend(race::wrong(&races));
     wrong.extend(stale::wrong(&tried));

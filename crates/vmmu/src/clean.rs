@@ -187,11 +187,16 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
     fn make_clean_deriving(&self, id: PageId, debt: &mut Debt<'_, 'm, H, O>) -> (Cleaned, Derived) {
         let page = self.page(id);
         let gfn = page.gfn();
-        let mut thinned = None;
+        let (mut thinned, mut first) = (None, None);
         let generation = loop {
             let mut stripe = self.mmu.frames.lock(&self.locks, gfn);
             // After the frame was thinned, too: the page may have died or be clean by now.
-            let flags = page.flags();
+            let now = page.flags();
+            let flags = if mutant!(TrackUnlooked) {
+                *first.get_or_insert(now)
+            } else {
+                now
+            };
             if !flags.contains(Flags::ALIVE) {
                 return (Cleaned::Dead, Derived::Same);
             }

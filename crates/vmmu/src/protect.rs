@@ -19,7 +19,9 @@ use crate::mmu::Call;
 use crate::stats::Observer;
 
 /// The most entries that are changed from the moment that a lock is taken until none is held.
-pub(crate) const MOST: usize = 64;
+///
+/// Where a scheduler decides who runs, one: two entries then take two sections.
+pub(crate) const MOST: usize = if crate::sync::SMALL { 1 } else { 64 };
 
 impl<'m, H: Host, O: Observer> Call<'m, H, O> {
     /// Removes entries of a frame, large ones first, until one section may protect the others; no new ones come until what this returns is dropped.

@@ -140,23 +140,36 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
             stripe = self.mmu.frames.lock(&self.locks, gfn);
         }
         debt.owe();
-        let few = self.unlink(&mut stripe, page, debt);
-        if !few {
+        if mutant!(DieLinked) {
+            self.die(&mut stripe, id, flags);
+            while !self.unlink(&mut stripe, page, debt) {
+                drop(stripe);
+                stripe = self.mmu.frames.lock(&self.locks, gfn);
+            }
+            return Killed::Here;
+        }
+        if !self.unlink(&mut stripe, page, debt) {
             // Alive until the last parent is gone: a processor goes on through those that are left, and what it finds has to stay as fresh as before.
             page.set_flags(flags | Flags::LEAVING);
             return Killed::NotYet;
         }
+        self.die(&mut stripe, id, flags);
+        Killed::Here
+    }
+
+    /// Takes a page that has the flags `flags` out of what finds and counts it; nothing links it.
+    fn die(&self, stripe: &mut Stripe, id: PageId, flags: Flags) {
+        let page = self.page(id);
         page.set_flags(flags & Flags::ROOT);
         if !mutant!(DeadStaysHashed) {
             stripe.unhash(&self.mmu.pool, id, page);
         }
         if flags.contains(Flags::COUNTED) && !mutant!(DeadStaysTracked) {
-            stripe.retrack(&self.mmu.pool, gfn);
+            stripe.retrack(&self.mmu.pool, page.gfn());
         }
         if flags.contains(Flags::LISTED) {
             self.mmu.unsync.remove(&self.locks, id);
         }
-        Killed::Here
     }
 
     /// Removes at most [`MOST`] of the entries that link a page; tells whether none is left.

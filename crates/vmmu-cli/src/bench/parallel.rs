@@ -23,6 +23,7 @@ use crate::args::ParallelArgs;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 use crate::screen::say;
+use crate::signals;
 use crate::workspace::Workspace;
 
 const FULL: (Plan, Scale) = (
@@ -70,8 +71,9 @@ struct Found {
 ///
 /// # Errors
 ///
-/// [`Error::Bench`] if there is one processor only, or if the library fails; those of building the program that counts; [`Error::File`] for the JSON.
+/// [`Error::Unmeasured`] if there is one processor only, or if the library fails; those of building the program that counts; [`Error::File`] for the JSON.
 pub fn parallel(args: &ParallelArgs) -> Result<u8> {
+    signals::end_soon()?;
     let (plan, scale) = if args.quick { QUICK } else { FULL };
     let faults = faults(&plan)?;
     say(&format!("{}\n", table::faults(&faults)))?;
@@ -129,7 +131,7 @@ fn counted(faults: &[Row], pages: u64) -> Result<Report> {
 }
 
 fn failed(trouble: vmmu_parallel::Trouble) -> Error {
-    Error::Bench {
+    Error::Unmeasured {
         reason: trouble.to_string(),
     }
 }
@@ -160,7 +162,7 @@ mod a_quick_run {
         match parallel(&args) {
             Ok(status) => assert_eq!(status, 0),
             // One processor.
-            Err(Error::Bench { .. }) => return,
+            Err(Error::Unmeasured { .. }) => return,
             Err(error) => panic!("{error}"),
         }
         let text = std::fs::read_to_string(path).expect("it was written");

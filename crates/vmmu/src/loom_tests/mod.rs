@@ -77,6 +77,7 @@ mod marking;
 mod marks;
 mod pruning;
 mod roots;
+mod sections;
 mod sizes;
 mod slots;
 mod strategies;

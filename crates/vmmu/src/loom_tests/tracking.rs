@@ -17,12 +17,12 @@ use loom::thread;
 use std::sync::Arc;
 
 /// The guest table whose shadow maps [`TABLE`] as data, by its slot 1.
-const OTHER: Gfn = Gfn::new(0);
+pub(super) const OTHER: Gfn = Gfn::new(0);
 /// The guest table whose first entry leads to [`UPPER`].
 const TOP: Gfn = Gfn::new(3);
-const SLOT1: Index = Index::truncate(1);
+pub(super) const SLOT1: Index = Index::truncate(1);
 
-fn entry(mmu: &LoomMmu, table: Gfn) -> u64 {
+pub(super) fn entry(mmu: &LoomMmu, table: Gfn) -> u64 {
     mmu.host.gptes[table.get() as usize][SLOT.get()].load(Ordering::Acquire)
 }
 
@@ -35,7 +35,7 @@ fn assert_agrees(mmu: &LoomMmu, page: PageId) {
 }
 
 /// Maps [`TABLE`] as data, writable if nobody tracks it, and then writes it. Tells whether that was possible.
-fn map_and_write(mmu: &LoomMmu, other: PageId) -> bool {
+pub(super) fn map_and_write(mmu: &LoomMmu, other: PageId) -> bool {
     let call = bare_call(mmu);
     let leaf = call.leaf(TABLE, ALL);
     {
@@ -50,7 +50,7 @@ fn map_and_write(mmu: &LoomMmu, other: PageId) -> bool {
 }
 
 /// A VM with a page for [`TABLE`] that maps [`D`], and one that may map [`TABLE`].
-fn world_with_other() -> (Arc<LoomMmu>, PageId, PageId) {
+pub(super) fn world_with_other() -> (Arc<LoomMmu>, PageId, PageId) {
     let mmu = world(SlotFlags::empty());
     mmu.poke(TABLE, SLOT, gpte(D));
     mmu.poke(OTHER, SLOT1, gpte(TABLE));
@@ -117,14 +117,14 @@ fn who_maps_an_unsync_table_writable_sees_it_listed() {
     });
 }
 
-fn clean(mmu: &LoomMmu, page: PageId) {
+pub(super) fn clean(mmu: &LoomMmu, page: PageId) {
     let call = bare_call(mmu);
     let mut debt = Debt::new(&call);
     assert_eq!(call.make_clean(page, &mut debt), Cleaned::Clean);
     debt.pay();
 }
 
-fn clean_root(mmu: &LoomMmu, root: PageId) {
+pub(super) fn clean_root(mmu: &LoomMmu, root: PageId) {
     let call = bare_call(mmu);
     let mut debt = Debt::new(&call);
     call.clean_root(root, &mut debt);

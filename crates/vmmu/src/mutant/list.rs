@@ -137,6 +137,8 @@ mutants! {
     P RecheckBeforeLock Loom "a_reported_write_leaves_no_stale_entry" "an installation reads the guest's entry again before it takes the table's lock";
     P InstallInDead Loom "nothing_is_installed_in_a_dead_table" "a leaf is installed in a page that died";
     P LinkFromDead Loom "a_dead_parent_links_nothing" "a page that died links another";
+    P DieLinked Loom "who_walks_through_a_link_that_is_left_finds_no_older_entry" "a page with many parents dies first and loses them after";
+    P TrackUnlooked Loom "a_frame_is_tracked_by_nobody_dead" "who has thinned a frame protects it without a second look at the page";
     P LinkLeaving Unit "a_page_that_leaves" "a page that is losing its parents is linked again";
     P LinkCheckedEarly Loom "a_dead_child_is_not_linked" "a child is checked before its lock is taken";
     P KillInTwoSections Loom "two_zaps_meet" "a page is found alive and ended in two sections";
