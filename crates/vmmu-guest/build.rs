@@ -13,6 +13,17 @@ const GUESTS: &[(&str, &str)] = &[
     ("stress-guest", "long-mode.ld"),
 ];
 
+/// A program that runs in a guest's operating system.
+const PROGRAM: &str = "threads";
+const WITHOUT_RUNTIME: [&str; 6] = [
+    "-nostartfiles",
+    "-nostdlib",
+    "-static",
+    "-no-pie",
+    "-Wl,--build-id=none",
+    "-Wl,-z,noexecstack",
+];
+
 fn main() {
     let crate_dir = PathBuf::from(
         env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets this for build scripts"),
@@ -21,14 +32,7 @@ fn main() {
     for (guest, script) in GUESTS {
         let script = crate_dir.join("link").join(script);
         println!("cargo:rerun-if-changed={}", script.display());
-        for argument in [
-            "-nostartfiles",
-            "-nostdlib",
-            "-static",
-            "-no-pie",
-            "-Wl,--build-id=none",
-            "-Wl,-z,noexecstack",
-        ] {
+        for argument in WITHOUT_RUNTIME {
             println!("cargo:rustc-link-arg-bin={guest}={argument}");
         }
         println!(
@@ -36,4 +40,8 @@ fn main() {
             script.display()
         );
     }
+    for argument in WITHOUT_RUNTIME {
+        println!("cargo:rustc-link-arg-bin={PROGRAM}={argument}");
+    }
+    println!("cargo:rustc-link-arg-bin={PROGRAM}=-Wl,--strip-all");
 }

@@ -24,10 +24,10 @@ pub(super) const FORKS: &str = "\
 i=0
 while [ $i -lt 150 ]; do (echo $i | cat | wc -c) >/dev/null; i=$((i+1)); done
 for round in 1 2 3; do
-    for n in $(seq 32); do (x=$(echo $n); [ $x = $n ] || echo bad) & done
+    for n in $(seq 32); do (x=$(echo $n); [ $x = $n ] || >/tmp/bad) & done
     wait
 done
-echo forks end";
+[ ! -e /tmp/bad ] && echo forks end";
 
 pub(super) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();

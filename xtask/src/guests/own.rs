@@ -17,17 +17,20 @@ pub(super) struct Own {
     pub(super) smp: String,
     /// 32-bit, with a multiboot-1 header.
     pub(super) multiboot: String,
+    /// A program for Linux.
+    pub(super) threads: Vec<u8>,
 }
 
 /// Builds the guests.
 pub(super) fn build() -> Result<Own, Tally> {
     let folder = target().join("image");
     let path = |name: &str| folder.join(name).display().to_string();
-    let own = Own {
+    let mut own = Own {
         stress: path("stress-guest"),
         demo: path("demo-guest"),
         smp: path("smp-guest"),
         multiboot: path("multiboot-guest.elf"),
+        threads: Vec::new(),
     };
     let build = [
         "build",
@@ -57,6 +60,11 @@ pub(super) fn build() -> Result<Own, Tally> {
             return Err(done);
         }
     }
+    let program = path("threads");
+    own.threads = std::fs::read(&program).map_err(|error| {
+        eprintln!("{program}: {error}");
+        Tally::FAIL
+    })?;
     Ok(own)
 }
 

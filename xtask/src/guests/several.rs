@@ -7,20 +7,20 @@ use std::time::Instant;
 
 use clap::{Args, ValueEnum};
 
-use super::own::Own;
+use super::own::{self, Own};
 use super::{Case, Expected, command};
 use crate::tally::Tally;
 
-/// Storms of forks on all processors, large sorts side by side, memory moved meanwhile, every processor but the first taken out and put back.
-/// Each outcome is checked.
+/// Storms of forks on all processors, memory moved meanwhile, large sorts side by side, threads that map, unmap and replace pages of their common address
+/// space, every processor but the first taken out and put back. Each outcome is checked: what goes wrong in the background leaves `/tmp/bad`.
 const LOAD: &str = "\
 n=$(nproc)
 for round in 1 2; do
     for i in $(seq 12); do
-        (x=0; while [ $x -lt 6 ]; do /bin/true; x=$((x+1)); done) &
-        (x=$(echo $i | cat); [ $x = $i ] || echo bad) &
+        (x=0; while [ $x -lt 6 ]; do /bin/true || >/tmp/bad; x=$((x+1)); done) &
+        (x=$(echo $i | cat); [ $x = $i ] || >/tmp/bad) &
     done
-    echo 1 2>/dev/null >/proc/sys/vm/compact_memory
+    echo 1 >/proc/sys/vm/compact_memory || exit 3
     wait
 done
 for i in 1 2 3; do
@@ -28,15 +28,31 @@ for i in 1 2 3; do
 done
 wait
 for i in 1 2 3; do od -x /tmp/s$i | sort | cmp - /tmp/o$i || exit 9; done
+xxd -r -p >/tmp/threads <<END
+THREADS
+END
+chmod +x /tmp/threads
+/tmp/threads 4 || exit 10
 for cpu in /sys/devices/system/cpu/cpu[1-9]*; do
     echo 0 >$cpu/online || exit 8
     [ $(nproc) = $((n-1)) ] || exit 7
     (echo 1 >$cpu/online) || exit 6
 done
-for i in $(seq 12); do /bin/true & done
+for i in $(seq 12); do (/bin/true || >/tmp/bad) & done
 wait
+[ ! -e /tmp/bad ] || exit 4
 [ $(nproc) = $n ] || exit 5
 echo $n processors hold";
+
+/// Returns the load with the program of threads in it, in hexadecimal digits.
+fn load_of(own: &Own) -> String {
+    let digits: String = own
+        .threads
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    LOAD.replace("THREADS", &digits)
+}
 
 /// Seconds that a case may take; many times what it takes on an idle machine.
 const LIMIT: u32 = 300;
@@ -53,8 +69,8 @@ pub(super) fn cases(own: &Own) -> Vec<Case> {
     let of_mode = |mode| {
         let smp = words(&[&own.smp], mode, "2", &["--engine", "svm"]);
         [
-            load(mode, TWO, &["--engine", "svm"]),
-            load(mode, FOUR, &["--engine", "svm"]),
+            load(own, mode, TWO, &["--engine", "svm"]),
+            load(own, mode, FOUR, &["--engine", "svm"]),
             Case {
                 name: format!("smp guest, {mode}, 2 processors"),
                 words: smp,
@@ -68,16 +84,16 @@ pub(super) fn cases(own: &Own) -> Vec<Case> {
 }
 
 /// Returns what is run on the software machine in both modes.
-pub(super) fn on_the_software_machine() -> Vec<Case> {
-    let of_mode = |mode| [TWO, FOUR].map(|cpus| load(mode, cpus, &["--check"]));
+pub(super) fn on_the_software_machine(own: &Own) -> Vec<Case> {
+    let of_mode = |mode| [TWO, FOUR].map(|cpus| load(own, mode, cpus, &["--check"]));
     MODES.into_iter().flat_map(of_mode).collect()
 }
 
 /// Linux under the load.
-fn load(mode: &str, (cpus, says): Processors, more: &[&str]) -> Case {
+fn load(own: &Own, mode: &str, (cpus, says): Processors, more: &[&str]) -> Case {
     Case {
         name: format!("linux, {mode}: {cpus} processors"),
-        words: words(&["linux", "--exec", LOAD], mode, cpus, more),
+        words: words(&["linux", "--exec", &load_of(own)], mode, cpus, more),
         input: "",
         seconds: LIMIT,
         expected: Expected::new(0, &[says]),
@@ -146,6 +162,10 @@ impl Soak {
             Ok(vmmu) => vmmu,
             Err(failed) => return failed,
         };
+        let load = match own::build() {
+            Ok(own) => load_of(&own),
+            Err(failed) => return failed,
+        };
         let both = [Paging::Shadow, Paging::Nested];
         let mut tally = Tally::default();
         for paging in both {
@@ -154,7 +174,7 @@ impl Soak {
             }
             let start = Instant::now();
             for run in 0..self.runs {
-                tally += self.case(paging, run).run(&vmmu);
+                tally += self.case(&load, paging, run).run(&vmmu);
             }
             let each = start.elapsed() / self.runs.max(1);
             println!(
@@ -166,9 +186,9 @@ impl Soak {
         tally
     }
 
-    fn case(&self, paging: Paging, run: u32) -> Case {
+    fn case(&self, load: &str, paging: Paging, run: u32) -> Case {
         let cpus = self.cpus.to_string();
-        let mut words = vec!["run", "linux", "--exec", LOAD];
+        let mut words = vec!["run", "linux", "--exec", load];
         words.extend(["--paging", paging.name(), "--cpus", &cpus]);
         let seed = (self.seed + u64::from(run)).to_string();
         let mut how = String::new();

@@ -26,7 +26,7 @@ pub(super) fn cases(own: &Own) -> Vec<Case> {
     cases.extend(under_shadow_paging());
     cases.extend(under_nested_paging(own));
     cases.extend(formats(own));
-    cases.extend(several::on_the_software_machine());
+    cases.extend(several::on_the_software_machine(own));
     cases
 }
 
@@ -163,6 +163,12 @@ fn under_shadow_paging() -> Vec<Case> {
             PLUG,
             &["--cpus", "2", "--check"],
             Expected::new(0, &["2 are back\n"]),
+        ),
+        linux(
+            "linux, sixteen processors",
+            "echo $(nproc) run",
+            &["--cpus", "16"],
+            Expected::new(0, &["16 run\n"]),
         ),
         linux(
             "linux, three processors out and back in",
