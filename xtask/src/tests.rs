@@ -17,6 +17,15 @@ const X87: [&str; 8] = [
     "--ignored",
 ];
 
+/// All tests; what they print, such as how much was compared, is shown.
+const WORKSPACE: [&str; 5] = [
+    "test",
+    "--workspace",
+    "--no-fail-fast",
+    "--",
+    "--show-output",
+];
+
 /// The library that counts its locks: how long they are held.
 const COUNT: [&str; 7] = [
     "test",
@@ -29,7 +38,7 @@ const COUNT: [&str; 7] = [
 ];
 
 pub(crate) fn run() -> Tally {
-    let mut tally = passes_tests(cargo(&["test", "--workspace", "--no-fail-fast"]));
+    let mut tally = passes_tests(cargo(&WORKSPACE));
     tally += passes_tests(cargo(&COUNT));
     if is_amd() {
         tally += passes_tests(cargo(&X87));

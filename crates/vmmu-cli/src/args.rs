@@ -199,9 +199,9 @@ pub struct LitmusArgs {
 /// How the guest's memory is translated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Paging {
-    /// Under the hypervisor, by shadow page tables
+    /// By shadow page tables
     Shadow,
-    /// Under the hypervisor, by nested page tables
+    /// By nested page tables
     Nested,
     /// Plain QEMU without the hypervisor, to compare with
     Native,

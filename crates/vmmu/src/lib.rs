@@ -108,6 +108,11 @@
 //! # Ok::<(), vmmu::Error>(())
 //! ```
 //!
+//! # Features
+//!
+//! None is on by default. `count` counts the locks, atomic updates and barriers of each thread, for measurements (`vmmu-parallel`); it needs the standard
+//! library, and makes faults several times slower.
+//!
 //! # Known gaps
 //!
 //! - The shadow engine serves guests in long mode with 4 or 5 levels, and guests without paging; 32-bit and PAE paging are refused.

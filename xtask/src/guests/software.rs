@@ -204,8 +204,15 @@ fn under_nested_paging(own: &Own) -> Vec<Case> {
         ),
         case(
             "nested",
-            "linux, deterministic",
-            &["linux", "--exec", SHORT, "--nature", "deterministic"],
+            "linux, deterministic, checked",
+            &[
+                "linux",
+                "--exec",
+                SHORT,
+                "--check",
+                "--nature",
+                "deterministic",
+            ],
             boots(),
         ),
     ]
