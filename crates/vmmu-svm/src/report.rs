@@ -107,8 +107,10 @@ fn write_registers(text: &mut String, vcpu: &mut Vcpu) -> fmt::Result {
     let (code, one, two) = (vmcb.exit_code, vmcb.exit_info1, vmcb.exit_info2);
     writeln!(
         text,
-        "exit {code:x} info {one:x} {two:x} delivering {:x} event {:x}",
-        vmcb.exit_int_info, vmcb.event
+        "exit {code:x} info {one:x} {two:x} delivering {:x} event {:x}; the exit before: {:x}",
+        vmcb.exit_int_info,
+        vmcb.event,
+        vcpu.exit_before()
     )
 }
 

@@ -46,6 +46,8 @@ pub struct Vcpu {
     host: HostWorld,
     walker: Walker,
     paging: Paging,
+    /// The exit before the last one, by its code.
+    before: u64,
 }
 
 /// A guest whose delivery of an exception failed for good.
@@ -103,6 +105,7 @@ impl Vcpu {
             registers,
             host: HostWorld::new(),
             walker: Walker::new(state),
+            before: 0,
             paging,
         }
     }
@@ -144,7 +147,13 @@ impl Vcpu {
     /// Runs the guest until it exits.
     #[inline]
     pub fn run(&mut self) {
+        self.before = self.vmcb.exit_code;
         run(&mut self.vmcb, &mut self.registers, &mut self.host);
+    }
+
+    /// Returns the code of the exit before the last one.
+    pub const fn exit_before(&self) -> u64 {
+        self.before
     }
 
     /// Returns the paging registers as the guest sees them.
