@@ -66,6 +66,12 @@ impl<H: Host, O: Observer> Call<'_, H, O> {
             return 0;
         };
         let take = |edge: SpteRef| self.take_accessed(self.page(edge.page()), edge.slot());
+        if mutant!(AgeUnlocked) {
+            let mut found = None;
+            nodes.for_each(region.small(gfn), |edge| found = Some(edge));
+            drop(stripe);
+            return found.is_some_and(take).into();
+        }
         let mut large = false;
         nodes.for_each(region.large, |edge| large |= take(edge));
         let mut bits = 0;
@@ -123,6 +129,11 @@ impl<H: Host, O: Observer> Call<'_, H, O> {
         let mut old = self.load(page, index);
         while old.is_present() && old.has(accessed) {
             let new = old.without(accessed);
+            if mutant!(AgeBlindly) {
+                let host = &self.mmu.host;
+                host.exchange(page.table(), index, new.raw());
+                return true;
+            }
             match self
                 .mmu
                 .host

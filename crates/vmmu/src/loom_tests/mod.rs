@@ -50,6 +50,8 @@
 //! | harvest, removal, write through a TLB (D4) | `dirty` | a write is in a harvest | 40,483 |
 //! | harvest, write fault (R10) | `marks` | the same of a write that a fault allows | 272 |
 //! | processor sets A or D, any change (D1) | `marks` | the bit is in the entry, the write in a harvest | 16 to 53 |
+//! | age, write fault or walk of a processor | `ageing` | the dirty bit is in the entry, the use is told or still to be told | 19, 7 |
+//! | age, invalidation and another install (T15) | `ageing` | a use is told of the frame that was used | 48 |
 //! | A in a guest table, harvest (D5) | `marks` | a bit is in a harvest | 63 |
 //!
 //! Sizes under loom: tables of 4 entries, 2 gfn locks, 2 shards of invalidation, chunks of 4 pages, 2 guards besides the vCPU's, 2 tries of a fault;
@@ -60,10 +62,13 @@
 //!
 //! - Of two stores to one place that nothing orders, either may be the last; a load shows both only while loom explores. After `stop_exploring` only
 //!   what locks, joins or exchanges have ordered is looked at.
+//! - Of an entry loom remembers the last access alone: a load of one thread is not seen to race with another's exchange if that one has loaded the
+//!   entry since. A test of who only loads lets it exchange something.
 //! - With a bound on preemptions, which interleavings are tried depends on which thread runs first: who is to be overtaken is not the one that is spawned.
 //!
 //! What the exploration found in the library: a page without entries passed as derived without its table lock, beside an installer that had read
 //! the guest's entry and not stored its own (`a_first_entry_agrees_with_a_page_that_becomes_clean`).
+mod ageing;
 mod clean;
 mod dirty;
 mod entry;

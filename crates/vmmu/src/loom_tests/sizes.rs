@@ -47,7 +47,7 @@ fn fault_often(mmu: &LoomMmu, largest: Level) -> bool {
 }
 
 /// Returns the leaf that maps [`D`], by the direct engine's tables, and the level of the table that has it.
-fn walk(mmu: &LoomMmu) -> (Spte, Level) {
+pub(super) fn walk(mmu: &LoomMmu) -> (Spte, Level) {
     let call = mmu.call();
     let mut table = call.page(mmu.direct.get(SPACE).unwrap()).table();
     for level in [Level::L4, Level::L3] {
@@ -62,7 +62,7 @@ fn walk(mmu: &LoomMmu) -> (Spte, Level) {
 }
 
 /// A VM with nested tables that map [`D`] with a leaf of `level`, and a processor that has it in its TLB.
-fn mapped(level: Level) -> (Arc<LoomMmu>, u64) {
+pub(super) fn mapped(level: Level) -> (Arc<LoomMmu>, u64) {
     let mmu = world_of(Engine::Npt, SlotFlags::empty());
     assert!(fault_often(&mmu, level));
     let (leaf, at) = walk(&mmu);
@@ -127,7 +127,7 @@ fn a_large_leaf_waits_for_the_flush_of_the_small_ones() {
 }
 
 /// Returns the page of the table that has leaves of 2 MiB.
-fn table_of(mmu: &LoomMmu) -> PageId {
+pub(super) fn table_of(mmu: &LoomMmu) -> PageId {
     let call = bare_call(mmu);
     let (mut id, gpa) = (mmu.direct.get(SPACE).unwrap(), D.address().get());
     for level in [Level::L4, Level::L3] {

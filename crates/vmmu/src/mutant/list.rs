@@ -171,4 +171,6 @@ mutants! {
     P MarkInTwoSections Loom "a_bit_that_is_set_is_in_a_harvest" "a table's frame is logged in one section, and A and D are stored in another";
     P HarvestWriteFirst Loom "a_write_that_a_fault_allows_is_in_a_harvest" "a harvest takes WRITE in one section, and the marks in another";
     P NarrowBlindly Loom "no_bit_that_the_processor_sets_is_lost" "an entry loses rights by a plain store, not by compare-exchange";
+    P AgeBlindly Loom "a_bit_that_the_processor_sets_is_kept_while_its_frame_is_aged" "ageing stores the entry without the accessed bit, not by compare-exchange";
+    P AgeUnlocked Loom "a_use_is_told_of_the_frame_that_was_used" "ageing looks at an entry after the lock under which it was found";
 }
