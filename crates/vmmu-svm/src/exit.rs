@@ -26,12 +26,16 @@ impl ExitCode {
     pub const DEBUG: Self = Self(0x41);
     /// Page fault.
     pub const PAGE_FAULT: Self = Self(0x4e);
+    /// Physical interrupt.
+    pub const INTERRUPT: Self = Self(0x60);
     /// Physical non-maskable interrupt.
     pub const NMI: Self = Self(0x61);
     /// IRET.
     pub const IRET: Self = Self(0x74);
     /// CPUID.
     pub const CPUID: Self = Self(0x72);
+    /// HLT.
+    pub const HLT: Self = Self(0x78);
     /// INVLPG.
     pub const INVLPG: Self = Self(0x79);
     /// INVLPGA.

@@ -10,6 +10,7 @@
 mod control_exits;
 mod emulate;
 mod guest_cpu;
+mod halt;
 mod io;
 mod local_apic;
 mod nmi;
@@ -130,6 +131,9 @@ impl Machine {
             | Intercepts1::IOIO
             | Intercepts1::MSR;
         vmcb.intercepts1 |= Intercepts1::SHUTDOWN;
+        if cpus.are_several() {
+            vmcb.intercepts1 |= Intercepts1::HLT;
+        }
         vmcb.intercepts2 = Intercepts2::all();
         if paging == Paging::Shadow {
             vmcb.cr_writes |= ControlRegisters::CR3;
@@ -223,6 +227,7 @@ impl Machine {
         }
         match code {
             ExitCode::NMI => self.take_nmi(),
+            ExitCode::HLT => self.serve("hlt"),
             ExitCode::IRET => {
                 self.end_nmi();
                 Ok(())

@@ -12,6 +12,7 @@ use vmmu::walk::{
 };
 
 use crate::arch::guest_ram::GuestRam;
+use crate::arch::idle::{Idle, Interrupts, Woken};
 use crate::arch::world::{HostWorld, Registers, run};
 use crate::config::Paging;
 use crate::cpuid::Shape;
@@ -44,6 +45,7 @@ pub struct Vcpu {
     pub vmcb: Vmcb,
     registers: Registers,
     host: HostWorld,
+    idle: Idle,
     walker: Walker,
     paging: Paging,
     /// The exit before the last one, by its code.
@@ -104,6 +106,7 @@ impl Vcpu {
             vmcb,
             registers,
             host: HostWorld::new(),
+            idle: Idle::new(),
             walker: Walker::new(state),
             before: 0,
             paging,
@@ -149,6 +152,17 @@ impl Vcpu {
     pub fn run(&mut self) {
         self.before = self.vmcb.exit_code;
         run(&mut self.vmcb, &mut self.registers, &mut self.host);
+    }
+
+    /// Waits, outside the guest, for what ends the guest's HLT.
+    pub fn wait(&mut self) -> Woken {
+        let flags = Rflags::from_bits_retain(self.vmcb.rflags);
+        let interrupts = if flags.contains(Rflags::IF) {
+            Interrupts::On
+        } else {
+            Interrupts::Off
+        };
+        self.idle.wait(&mut self.host, interrupts)
     }
 
     /// Returns the code of the exit before the last one.

@@ -12,6 +12,8 @@ bitflags! {
     #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
     #[repr(transparent)]
     pub struct Intercepts1: u32 {
+        /// Physical interrupts.
+        const INTERRUPT = 1 << 0;
         /// Physical non-maskable interrupts.
         const NMI = 1 << 1;
         /// INIT.
@@ -20,6 +22,8 @@ bitflags! {
         const CPUID = 1 << 18;
         /// IRET.
         const IRET = 1 << 20;
+        /// HLT.
+        const HLT = 1 << 24;
         /// INVLPG.
         const INVLPG = 1 << 25;
         /// INVLPGA.

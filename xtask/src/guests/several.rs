@@ -71,6 +71,7 @@ pub(super) fn cases(own: &Own) -> Vec<Case> {
         [
             load(own, mode, TWO, &["--engine", "svm"]),
             load(own, mode, FOUR, &["--engine", "svm"]),
+            linux(mode, "16", "nproc", &["--engine", "svm"], "16\n"),
             Case {
                 name: format!("smp guest, {mode}, 2 processors"),
                 words: smp,
@@ -91,9 +92,14 @@ pub(super) fn on_the_software_machine(own: &Own) -> Vec<Case> {
 
 /// Linux under the load.
 fn load(own: &Own, mode: &str, (cpus, says): Processors, more: &[&str]) -> Case {
+    linux(mode, cpus, &load_of(own), more, says)
+}
+
+/// Linux that executes `script`.
+fn linux(mode: &str, cpus: &str, script: &str, more: &[&str], says: &'static str) -> Case {
     Case {
         name: format!("linux, {mode}: {cpus} processors"),
-        words: words(&["linux", "--exec", &load_of(own)], mode, cpus, more),
+        words: words(&["linux", "--exec", script], mode, cpus, more),
         input: "",
         seconds: LIMIT,
         expected: Expected::new(0, &[says]),

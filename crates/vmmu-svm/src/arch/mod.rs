@@ -10,6 +10,7 @@
 //! | [`apic`] | the local APIC of the processor that asks |
 //! | `start` | starting the other processors |
 //! | [`world`] | VMRUN with a full register switch |
+//! | [`idle`] | waiting for the guest's interrupts |
 //! | `entry`, `memory`, `heap`, `mapping` | the image's first instructions, memory functions, allocator, own tables (feature `image`) |
 //!
 //! Invariants:
@@ -27,6 +28,7 @@ mod entry;
 pub mod guest_ram;
 #[cfg(feature = "image")]
 pub mod heap;
+pub mod idle;
 #[cfg(feature = "image")]
 pub mod mapping;
 #[cfg(feature = "image")]

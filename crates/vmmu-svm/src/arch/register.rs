@@ -97,6 +97,24 @@ pub fn cr2() -> Gva {
     Gva::new(address)
 }
 
+/// Reads CR0.
+pub fn cr0() -> u64 {
+    let value: u64;
+    // SAFETY:
+    // - Reading CR0 has no effect; the host runs at CPL 0.
+    unsafe { asm!("mov {}, cr0", out(reg) value, options(nomem, nostack)) }
+    value
+}
+
+/// Reads CR4.
+pub fn cr4() -> u64 {
+    let value: u64;
+    // SAFETY:
+    // - Reading CR4 has no effect; the host runs at CPL 0.
+    unsafe { asm!("mov {}, cr4", out(reg) value, options(nomem, nostack)) }
+    value
+}
+
 /// Reads CR3, the host's root table.
 pub fn cr3() -> Hpa {
     let root: u64;

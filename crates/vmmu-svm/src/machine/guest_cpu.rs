@@ -335,7 +335,8 @@ impl Cpu for GuestCpu<'_> {
         Err(Stop::Exit)
     }
     fn halt(&mut self) -> Result<(), Stop> {
-        Err(Stop::Exit)
+        self.services()?.halt();
+        Ok(())
     }
     fn hypercall(&mut self) -> Result<(), Stop> {
         Err(Stop::Exit)

@@ -25,29 +25,54 @@ pub(super) enum Nmi {
     Pending,
 }
 
+/// Whose an NMI was.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub(super) enum Answered {
+    /// The host's, and it is done.
+    Hosts,
+    /// The host's, and the processor was reset.
+    Reset,
+    /// The guest's.
+    Guests,
+}
+
 impl Machine {
-    /// Answers an NMI.
+    /// Answers an NMI that made the guest exit.
     #[cold]
     pub(super) fn take_nmi(&mut self) -> Result<(), Stop> {
+        match self.answer_nmi()? {
+            Answered::Reset => {}
+            Answered::Hosts => self.vcpu.resume(),
+            Answered::Guests if Event::from_field(self.vcpu.vmcb.exit_int_info).is_some() => {
+                // The event comes first.
+                self.vcpu.resume();
+                self.cpus.summon(self.number, Summons::NMI);
+            }
+            Answered::Guests => self.inject_nmi(),
+        }
+        Ok(())
+    }
+
+    /// Takes an NMI that waits, and does what the other processors want.
+    pub(super) fn answer_nmi(&mut self) -> Result<Answered, Stop> {
         let summons = self.cpus.answer_nmi(self.number, register::let_nmis_in);
         if summons.contains(Summons::STATE) && self.change_state()? == Changed::Yes {
-            return Ok(());
+            return Ok(Answered::Reset);
         }
-        if !summons.contains(Summons::NMI) {
-            self.vcpu.resume();
-            return Ok(());
-        }
-        if Event::from_field(self.vcpu.vmcb.exit_int_info).is_some() {
-            // The event comes first.
-            self.vcpu.resume();
-            self.cpus.summon(self.number, Summons::NMI);
-            return Ok(());
-        }
+        Ok(if summons.contains(Summons::NMI) {
+            Answered::Guests
+        } else {
+            Answered::Hosts
+        })
+    }
+
+    /// Gives the guest an NMI, as soon as it can take one.
+    pub(super) fn inject_nmi(&mut self) {
         match self.nmi {
             Nmi::Open => self.deliver_nmi(),
             Nmi::Masked | Nmi::Pending => self.nmi = Nmi::Pending,
         }
-        Ok(())
     }
 
     /// Answers the IRET that ends an NMI's handler.

@@ -126,8 +126,8 @@ mod an_instruction_that_another_processor_takes_away {
 
     #[test]
     fn runs_again_where_it_touched_memory() {
-        // HLT, which is never served.
-        let mut machine = machine(2, &[0xf4]);
+        // RDTSC, which is never served.
+        let mut machine = machine(2, &[0x0f, 0x31]);
         let going = machine.touch(Gpa::new(NOTHING), "where nothing is");
         assert!(going.is_ok());
         assert!(machine.is_at(CODE));
@@ -193,6 +193,21 @@ mod an_instruction_is_served {
         machine.vcpu.set(RAX, 0x2000);
         machine.serve("control register").unwrap();
         assert_eq!(machine.vcpu.state().cr3.get(), 0x2000);
+    }
+}
+
+mod a_halt {
+    use super::*;
+
+    #[test]
+    fn is_over_with_its_trap_if_it_is_single_stepped() {
+        let mut machine = machine(2, &[0xf4]);
+        machine.vcpu.vmcb.interrupt_shadow = 1;
+        machine.vcpu.vmcb.rflags |= 1 << 8;
+        machine.serve("hlt").unwrap();
+        let vmcb = &machine.vcpu.vmcb;
+        assert_eq!((vmcb.rip, vmcb.interrupt_shadow), (CODE + 1, 0));
+        assert_eq!(vmcb.event, 0x8000_0301);
     }
 }
 

@@ -131,6 +131,7 @@ impl Machine {
                 self.set_apic(register, value);
                 Ok(())
             }
+            Follow::Wait => self.wait(),
             Follow::End(stop) => Err(stop),
         }
     }

@@ -43,6 +43,8 @@ pub(super) enum Follow {
     ApicBase(u64),
     /// A register of the local APIC was.
     Apic(ApicRegister, u32),
+    /// The processor waits for an interrupt.
+    Wait,
     /// The run ends.
     End(super::Stop),
 }
@@ -133,6 +135,10 @@ impl<'a> Services<'a> {
             // The task priority doesn't exit.
             Control::Cr8 => Err(Stop::Exit),
         }
+    }
+
+    pub(super) fn halt(&mut self) {
+        self.follow = Follow::Wait;
     }
 
     pub(super) fn invalidate(&mut self, at: u64) {
