@@ -128,7 +128,8 @@ impl Machine {
         let mut add = |name: &str, value: &str| words.extend([name.to_owned(), value.to_owned()]);
         add("-cpu", &self.cpu);
         if self.cpus > 1 {
-            add("-smp", &self.cpus.to_string());
+            // The image leaves the first to wait.
+            add("-smp", &(self.cpus + 1).to_string());
         }
         add("-m", &format!("{}k", self.memory.bytes() >> 10));
         for name in LINE_NAMES {
@@ -322,6 +323,19 @@ mod command_lines {
             std::fs::read(folder.path().join("initrd")).expect("written"),
             [1]
         );
+    }
+
+    #[test]
+    fn there_is_one_processor_more_than_several_of_the_guest() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let processors = |cpus| {
+            let machine = Machine { cpus, ..machine() };
+            let words = machine.words(folder.path()).expect("written");
+            let at = words.iter().position(|word| word == "-smp");
+            at.map(|at| words[at + 1].clone())
+        };
+        assert_eq!(processors(2).as_deref(), Some("3"));
+        assert_eq!(processors(16).as_deref(), Some("17"));
     }
 
     #[test]

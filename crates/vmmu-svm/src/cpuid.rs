@@ -6,6 +6,8 @@
 //! Invariants:
 //! 1. A feature that the guest isn't shown can't be switched on: CR4 and EFER refuse its bit.
 
+use core::num::NonZeroU8;
+
 use vmmu::paging::{CpuFeatures, CpuModel, Cr4, Efer, PhysBits};
 
 use crate::arch::register::CpuidResult;
@@ -45,6 +47,7 @@ const PKRU_STATE: u32 = 1 << 9;
 /// The filter.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Shape {
+    cpus: NonZeroU8,
     hidden: Hidden,
     phys_bits: PhysBits,
     cr4_valid: Cr4,
@@ -64,6 +67,7 @@ impl Shape {
         let asked = configuration.phys_bits.map_or(real, PhysBits::get);
         let phys_bits = PhysBits::new(asked.min(real)).unwrap_or(PhysBits::MAX);
         let mut shape = Self {
+            cpus: configuration.cpus,
             hidden,
             phys_bits,
             cr4_valid: Cr4::empty(),
@@ -138,6 +142,7 @@ impl Shape {
             1 => {
                 answer.ecx &= !(VMX | MONITOR | PCID | X2APIC | TSC_DEADLINE | OSXSAVE);
                 answer.ecx |= HYPERVISOR;
+                answer.ebx = answer.ebx & !(0xff << 16) | u32::from(self.cpus.get()) << 16;
                 if cr4.contains(Cr4::OSXSAVE) {
                     answer.ecx |= OSXSAVE;
                 }
@@ -166,6 +171,7 @@ impl Shape {
             }
             0x8000_0008 => {
                 answer.eax = answer.eax & !0xff | u32::from(self.phys_bits.get());
+                answer.ecx = answer.ecx & !0xff | u32::from(self.cpus.get() - 1);
                 if hides(Hidden::LA57) {
                     answer.eax = answer.eax & !0xff00 | 48 << 8;
                 }

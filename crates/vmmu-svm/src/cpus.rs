@@ -1,6 +1,6 @@
 //! The guest's processors as they see each other: kicks, NMIs, INIT and start-up.
 //!
-//! Key types: [`Cpus`], [`Summons`], [`Start`]. The guest's processor `n` runs on the host's processor with local APIC identifier `n`.
+//! Key types: [`Cpus`], [`Summons`], [`Start`]. Which of the host's processors run the guest's: [`identifier`].
 //! Who wants something of another says what, and sends it an NMI, which takes it out of its guest or out of its wait.
 //!
 //! State of a processor, one atomic word:
@@ -60,6 +60,15 @@ const RUNNING: u32 = 0;
 const INIT: u32 = 1;
 const WAITING: u32 = 2;
 const START_UP: u32 = 0x100;
+
+/// Returns the local APIC identifier of the host's processor that runs the guest's processor `number` of `count`; both have the same.
+///
+/// Of several none runs on the host's first. QEMU's emulation (7.2) keeps whether the first is in a guest, on nested tables, and with which GIF in a
+/// word that it also writes, without a lock, whenever any processor loads x87 state (FXRSTOR, XRSTOR): an exit or an entry of the first that
+/// comes at that moment is undone in part. It is left to wait.
+pub const fn identifier(number: VcpuId, count: NonZeroU8) -> u8 {
+    number.0 as u8 + if count.get() > 1 { 1 } else { 0 }
+}
 
 /// How many rounds a wait spins before it sleeps: a little longer than a kick takes when the processor runs.
 const SPIN: u32 = 64;
@@ -122,6 +131,13 @@ impl Cpus {
     pub fn are_several(&self) -> bool {
         self.cpus.len() > 1
     }
+    fn count(&self) -> NonZeroU8 {
+        NonZeroU8::new(self.cpus.len() as u8).unwrap_or(NonZeroU8::MIN)
+    }
+    /// Returns the identifier of a processor, as [`identifier`] does.
+    pub fn identifier(&self, number: VcpuId) -> u8 {
+        identifier(number, self.count())
+    }
     fn get(&self, number: VcpuId) -> Option<&Cpu> {
         self.cpus.get(usize::from(number.0))
     }
@@ -133,7 +149,7 @@ impl Cpus {
         };
         // Release: the state stored before. Acquire pairs with `take`, for nothing more than the order of the two.
         if cpu.summons.fetch_or(summons.bits(), Ordering::AcqRel) == 0 {
-            self.apic.send(number.0 as u8, Signal::Nmi);
+            self.apic.send(self.identifier(number), Signal::Nmi);
             // Release pairs with `take`: who reads the count finds the NMI waiting.
             cpu.sent.fetch_add(1, Ordering::Release);
         }
@@ -248,7 +264,8 @@ impl Cpus {
     }
     /// Returns the number of the processor that asks.
     fn own(&self) -> VcpuId {
-        VcpuId((self.apic.read(ApicRegister::ID) >> 24) as u16)
+        let identifier = (self.apic.read(ApicRegister::ID) >> 24) as u16;
+        VcpuId(identifier - u16::from(self.identifier(VcpuId(0))))
     }
 
     /// Notes an INIT for a processor, and summons it.
@@ -361,6 +378,7 @@ mod processors_summon_each_other {
     fn and_wake_who_waits_for_their_answer() {
         let cpus = cpus();
         // This test is processor 0, by the identifier in its registers.
+        cpus.apic.write(ApicRegister::ID, 1 << 24);
         cpus.kick(ONE);
         assert_eq!(left(&cpus, ZERO), Summons::empty());
         assert_eq!(take(&cpus, ONE), Summons::KICK);
@@ -396,6 +414,16 @@ mod processors_summon_each_other {
             (cpus.answer(ONE), cpus.answer(ONE)),
             (Start::Waits, Start::Waits)
         );
+    }
+
+    #[test]
+    fn by_the_identifiers_of_the_hosts_of_which_several_leave_out_the_first() {
+        let cpus = cpus();
+        assert_eq!(identifier(ZERO, NonZeroU8::MIN), 0);
+        assert_eq!((cpus.identifier(ZERO), cpus.identifier(ONE)), (1, 2));
+        // Whoever asks is known by the identifier that it has.
+        cpus.apic.write(ApicRegister::ID, 2 << 24);
+        assert_eq!(cpus.own(), ONE);
     }
 
     #[test]

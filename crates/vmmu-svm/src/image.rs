@@ -18,9 +18,9 @@ use crate::bundle::Bundle;
 use crate::channel::{self, End};
 use crate::config::Configuration;
 use crate::cpuid::Shape;
-use crate::cpus::Cpus;
+use crate::cpus::{Cpus, identifier};
 use crate::layout::Layout;
-use crate::load::{Entry, Guest, acpi, load};
+use crate::load::{Guest, acpi, load};
 use crate::machine::{Board, Machine};
 use crate::paging::Unit;
 use crate::permission::{MsrMap, PortMap};
@@ -43,9 +43,13 @@ pub(crate) fn start(start_info: Hpa) -> ! {
         .map_err(|error| error.to_string())
         .and_then(|info| make(&info));
     match machine {
-        Ok(machine) => {
+        Ok((first, None)) => {
             channel::ready();
-            run(machine)
+            run(first)
+        }
+        Ok((first, Some(others))) => {
+            channel::ready();
+            others.complete(first)
         }
         Err(text) => {
             channel::claim_end();
@@ -81,8 +85,8 @@ fn run(mut machine: Machine) -> ! {
     channel::end(&end)
 }
 
-/// Loads the guest and starts all processors; returns the first.
-fn make(info: &StartInfo) -> Result<Machine, String> {
+/// Loads the guest, and starts all of several processors but the first; returns that.
+fn make(info: &StartInfo) -> Result<(Machine, Option<Others>), String> {
     let module = info
         .modules
         .first()
@@ -125,7 +129,6 @@ fn make(info: &StartInfo) -> Result<Machine, String> {
         acpi::write(configuration.cpus, &*ram).map_err(|error| error.to_string())?;
     }
 
-    enable_svm();
     let shape = Shape::new(&configuration, register::cpuid);
     let cpus = Arc::new(Cpus::new(configuration.cpus, LocalApic::get()));
     let frames = TableFrames::new(frames);
@@ -139,23 +142,50 @@ fn make(info: &StartInfo) -> Result<Machine, String> {
         maps: Arc::new((PortMap::new(), MsrMap::new())),
     };
     physical::install_discarding();
-    start_others(&configuration, &board, entry)?;
-    Ok(Machine::new(&configuration, board, VcpuId(0), entry))
+    let machine = |number| Machine::new(&configuration, board.clone(), VcpuId(number), entry);
+    if configuration.cpus == NonZeroU8::MIN {
+        enable_svm();
+        return Ok((machine(0), None));
+    }
+    let others = Others {
+        apic: board.cpus.apic,
+        cpus: configuration.cpus,
+    };
+    for number in 1..configuration.cpus.get() {
+        others.start(number, machine(number.into()))?;
+    }
+    Ok((machine(0), Some(others)))
 }
 
-/// Starts all processors but the first, one after the other.
-fn start_others(configuration: &Configuration, board: &Board, entry: Entry) -> Result<(), String> {
-    for number in 1..configuration.cpus.get() {
-        let vcpu = VcpuId(number.into());
-        *HANDED_OVER.lock() = Some(Machine::new(configuration, board.clone(), vcpu, entry));
-        if !start::start(board.cpus.apic, number) {
-            return Err(format!(
-                "processor {number} did not start: give QEMU as many as the guest has, with -smp {}",
-                configuration.cpus
-            ));
+/// The host's processors that run several of the guest's: all but the first ([`identifier`]).
+struct Others {
+    apic: LocalApic,
+    cpus: NonZeroU8,
+}
+
+impl Others {
+    /// Starts the one that runs a processor of the guest's.
+    fn start(&self, number: u8, machine: Machine) -> Result<(), String> {
+        *HANDED_OVER.lock() = Some(machine);
+        if start::start(self.apic, identifier(VcpuId(number.into()), self.cpus)) {
+            return Ok(());
         }
+        Err(format!(
+            "processor {number} did not start: give QEMU one more than the guest has, with -smp {}",
+            self.cpus.get() + 1
+        ))
     }
-    Ok(())
+
+    /// Starts the guest's first processor, by which all run, and leaves this processor of the host's waiting for good.
+    fn complete(&self, first: Machine) -> ! {
+        self.apic.retire();
+        if let Err(text) = self.start(0, first) {
+            channel::claim_end();
+            channel::stats(&[], &[]);
+            channel::end(&End::Refused(text))
+        }
+        register::halt()
+    }
 }
 
 /// Reports a bug and leaves; a bug on the way is not reported again.

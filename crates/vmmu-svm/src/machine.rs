@@ -162,7 +162,7 @@ impl Machine {
     /// Runs the guest until it ends, on the host's processor of this number.
     pub fn run(&mut self) -> End {
         self.vcpu.save_host();
-        self.apic_base = register::read_msr(register::Msr::ApicBase);
+        self.find_apic();
         let mut going = self.begin();
         loop {
             match going {

@@ -1,9 +1,11 @@
 //! The processor's local APIC in xAPIC mode: what a system needs to start other processors and to interrupt them (Intel SDM
 //! vol. 3, sections 11.4 to 11.8).
 //!
-//! Key functions: [`map`], once; then on each processor [`enable`], and what sends and ends interrupts.
+//! Key functions: [`map`], once; then on each processor [`enable`], and what sends and ends interrupts. Processors have consecutive
+//! identifiers, and numbers from 0 on, which the one that boots has.
 
 use core::ptr;
+use core::sync::atomic::{AtomicU8, Ordering};
 
 /// Where the registers are after reset.
 const BASE: u64 = 0xfee0_0000;
@@ -11,6 +13,9 @@ const BASE: u64 = 0xfee0_0000;
 const SHARED_PDPT: u64 = 0x2000;
 /// The frame below 1 MiB that becomes the page directory of the fourth GiB.
 const DIRECTORY: u64 = 0x4000;
+
+/// The identifier of the processor that boots.
+static FIRST: AtomicU8 = AtomicU8::new(0);
 
 /// A register, by its offset.
 #[derive(Clone, Copy)]
@@ -37,7 +42,7 @@ impl Register {
     }
 }
 
-/// Maps the registers at their physical address, uncached, in every root that shares the bootstrap tables' first 512 GiB.
+/// Finds the registers: maps them at their physical address, uncached, in every root that shares the bootstrap tables' first 512 GiB.
 pub fn map() {
     const PRESENT_WRITABLE_DIRTY: u64 = 0x63;
     const UNCACHED_LARGE: u64 = 0x98;
@@ -58,6 +63,7 @@ pub fn map() {
             DIRECTORY | PRESENT_WRITABLE_DIRTY,
         )
     };
+    FIRST.store(id(), Ordering::Relaxed);
 }
 
 /// This processor's identifier.
@@ -92,29 +98,30 @@ pub fn end_of_interrupt() {
     Register::END_OF_INTERRUPT.write(0);
 }
 
-/// Interrupts the processor `id` with `vector`.
-pub fn send_fixed(id: u8, vector: u8) {
-    send(id, u32::from(vector));
+/// Interrupts the processor `number` with `vector`.
+pub fn send_fixed(number: u8, vector: u8) {
+    send(number, u32::from(vector));
 }
 
-/// Resets the processor `id`, which then waits for [`send_startup`].
-pub fn send_init(id: u8) {
+/// Resets the processor `number`, which then waits for [`send_startup`].
+pub fn send_init(number: u8) {
     const INIT_ASSERTED: u32 = 0x4500;
-    send(id, INIT_ASSERTED);
+    send(number, INIT_ASSERTED);
 }
 
-/// Starts the processor `id`, which waits after INIT, in real mode at the page `page` (below 1 MiB).
-pub fn send_startup(id: u8, page: u8) {
+/// Starts the processor `number`, which waits after INIT, in real mode at the page `page` (below 1 MiB).
+pub fn send_startup(number: u8, page: u8) {
     const STARTUP: u32 = 0x4600;
-    send(id, STARTUP | u32::from(page));
+    send(number, STARTUP | u32::from(page));
 }
 
 /// Sends a message, once the one before is delivered. Interrupts are off, or the handlers send none.
-fn send(id: u8, command: u32) {
+fn send(number: u8, command: u32) {
     const PENDING: u32 = 1 << 12;
     while Register::COMMAND_LOW.read() & PENDING != 0 {
         core::hint::spin_loop();
     }
+    let id = FIRST.load(Ordering::Relaxed) + number;
     Register::COMMAND_HIGH.write(u32::from(id) << 24);
     Register::COMMAND_LOW.write(command);
 }

@@ -17,10 +17,6 @@ impl Port {
     pub const SECOND_PIC_MASK: Self = Self(0xa1);
     /// A write here takes about a microsecond and does nothing else.
     pub const DELAY: Self = Self(0x80);
-    /// A key written here, 16 bits, selects an item of the firmware's configuration.
-    pub const FIRMWARE_SELECT: Self = Self(0x510);
-    /// The bytes of the selected item.
-    pub const FIRMWARE_DATA: Self = Self(0x511);
     /// `phase << 24 | count` written here says that a measured phase starts.
     pub const MARK_START: Self = Self(0x5e0);
     /// The phase's number written here says that it has ended.

@@ -38,6 +38,8 @@ impl ApicRegister {
     pub const DESTINATION: Self = Self(0x310);
     /// The first of six entries of the local vector table.
     pub const LOCAL_VECTORS: Self = Self(0x320);
+    /// The entry of the pin that the 8259s are at.
+    pub const LINT0: Self = Self(0x350);
     /// The timer's initial count.
     pub const INITIAL_COUNT: Self = Self(0x380);
     /// What the timer's clock is divided by.
@@ -143,6 +145,20 @@ impl LocalApic {
         while self.read(ApicRegister::COMMAND) & ON_ITS_WAY != 0 {
             core::hint::spin_loop();
         }
+    }
+
+    /// Lets the interrupts of the 8259s through to this processor, as firmware does on the one that boots.
+    pub fn boots(self) {
+        const EXTERNAL: u32 = 7 << 8;
+        self.write(ApicRegister::SPURIOUS, SWITCHED_ON);
+        self.write(ApicRegister::LINT0, EXTERNAL);
+    }
+    /// Switches the APIC off for good, with all its own interrupts.
+    pub fn retire(self) {
+        for entry in 0..LOCAL_VECTORS {
+            self.write(ApicRegister::LOCAL_VECTORS.after(entry), MASKED);
+        }
+        self.write(ApicRegister::SPURIOUS, SWITCHED_OFF);
     }
 
     /// Brings the registers to what INIT makes of them (section 16.3.3). The interrupts that wait are discarded: `let_in` lets the processor

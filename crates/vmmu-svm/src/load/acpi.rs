@@ -16,10 +16,12 @@ use acpi_tables::rsdp::Rsdp;
 use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
 use vmmu::addr::Gpa;
+use vmmu::host::VcpuId;
 
 use super::{Bytes, Memory};
 use crate::arch::apic;
 use crate::arch::guest_ram::NoMemory;
+use crate::cpus::identifier;
 use crate::permission::{PM_CONTROL, RESET};
 
 /// Where the tables lie: systems look for the root pointer from E0000h on (section 5.2.5.1), which the memory map reserves.
@@ -144,7 +146,8 @@ fn madt(cpus: NonZeroU8) -> Sdt {
     body.u32(apic::BASE.get() as u32).u32(PC_AT_COMPATIBLE);
     for cpu in 0..cpus.get() {
         // Processor local APIC: its number and its identifier.
-        body.bytes(&[0, 8, cpu, cpu]).u32(ENABLED);
+        let identifier = identifier(VcpuId(cpu.into()), cpus);
+        body.bytes(&[0, 8, cpu, identifier]).u32(ENABLED);
     }
     // I/O APIC, from interrupt 0 on.
     body.bytes(&[1, 12, IO_APIC_ID, 0]).u32(IO_APIC).u32(0);
@@ -202,7 +205,7 @@ mod acpi_tables_say {
             }
             rest = &rest[usize::from(length)..];
         }
-        assert_eq!(cpus, (0..16).collect::<Vec<_>>());
+        assert_eq!(cpus, (1..=16).collect::<Vec<_>>());
     }
 
     #[test]

@@ -11,6 +11,7 @@ use vmmu::host::VcpuId;
 
 use super::{Machine, Stop};
 use crate::arch::apic::ApicRegister;
+use crate::arch::register;
 use crate::cpus::Summons;
 use crate::event::Event;
 use crate::store::{self, Store, StoreSource};
@@ -71,6 +72,16 @@ impl Command {
 }
 
 impl Machine {
+    /// Takes over the local APIC as it is, and makes it the one of the processor that boots if that is what this one is.
+    pub(super) fn find_apic(&mut self) {
+        const BOOTS: u64 = 1 << 8;
+        self.apic_base = register::read_msr(register::Msr::ApicBase);
+        if self.number.0 == 0 && self.apic_base & BOOTS == 0 {
+            self.apic_base |= BOOTS;
+            self.cpus.apic.boots();
+        }
+    }
+
     /// Answers a write to the local APIC's page.
     pub(super) fn write_apic(&mut self, gpa: Gpa) -> Result<(), Stop> {
         let size = self.vcpu.code_size();
@@ -127,7 +138,9 @@ impl Machine {
             Shorthand::Destination if command.is_logical() => {
                 self.cpus.is_logical(*number, destination)
             }
-            Shorthand::Destination => destination == u8::MAX || number.0 == u16::from(destination),
+            Shorthand::Destination => {
+                destination == u8::MAX || self.cpus.identifier(*number) == destination
+            }
         };
         self.cpus.numbers().filter(is_named).for_each(act);
     }

@@ -8,7 +8,7 @@
 //! Between two rounds all processors meet, the first one compares every entry in memory with what is known of it, and tells the machine by a mark
 //! ([`Port::MARK_START`]), so that the machine can audit itself while nobody does anything.
 //!
-//! Options on the command line: `cpus=N` processors (otherwise what the firmware's configuration says, at most 8),
+//! Options on the command line: `cpus=N` processors (otherwise as many as CPUID says, at most 8),
 //! `seed=N`, `rounds=N` (4) and `steps=N` (2000) of each processor in a round.
 //!
 //! Each failure is counted by its kind, and the first ones are told as `FAIL processor <n>: <kind>: <details>` on the debug console and the first serial
@@ -38,7 +38,7 @@ mod world;
 
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use vmmu_guest::machine::{CommandLine, Port, end_run, local_apic};
+use vmmu_guest::machine::{CommandLine, Port, end_run, local_apic, register};
 
 use program::Program;
 
@@ -124,16 +124,7 @@ fn meet(number: usize, cpus: usize, round: u64) {
     meeting::wait_for_all(number, cpus);
 }
 
-/// How many processors the firmware's configuration tells of (QEMU's fw_cfg, item 5), or 1 if there is none.
+/// How many processors there are (CPUID leaf 1, EBX\[23:16\]).
 fn processors_there_are() -> u64 {
-    const SIGNATURE: u16 = 0;
-    const PROCESSORS: u16 = 5;
-    let select = |key| Port::FIRMWARE_SELECT.write_u16(key);
-    let byte = || Port::FIRMWARE_DATA.read_u8();
-    select(SIGNATURE);
-    if [byte(), byte(), byte(), byte()] != *b"QEMU" {
-        return 1;
-    }
-    select(PROCESSORS);
-    u64::from(byte())
+    u64::from(register::cpuid(1).ebx >> 16 & 0xff)
 }

@@ -90,7 +90,7 @@ unsafe extern "C" {
     static smp_trampoline_end: u8;
 }
 
-/// Starts the processors with the identifiers 1 to `count` - 1, one after the other: each calls `main` with its number.
+/// Starts the processors 1 to `count` - 1, one after the other: each calls `main` with its number.
 ///
 /// A processor that isn't there is waited for, for ever.
 pub(crate) fn start_others(count: usize, main: extern "C" fn(usize) -> !) {
@@ -120,11 +120,11 @@ pub(crate) fn forget() {
 
 /// Starts one processor (Intel SDM vol. 3, section 9.4.4: INIT, 10 ms, and SIPI, a second time if the first was lost).
 pub(crate) fn start(number: usize) {
-    let id = number as u8;
-    local_apic::send_init(id);
+    let other = number as u8;
+    local_apic::send_init(other);
     wait_microseconds(200);
     while STARTED.load(Ordering::SeqCst) < number {
-        local_apic::send_startup(id, (TRAMPOLINE >> 12) as u8);
+        local_apic::send_startup(other, (TRAMPOLINE >> 12) as u8);
         for _ in 0..1_000 {
             if STARTED.load(Ordering::SeqCst) >= number {
                 break;
