@@ -182,10 +182,6 @@ fn for_the_engine(args: &RunArgs) -> Result<()> {
                 ("--nature", args.nature.is_some()),
                 ("--seed", args.seed.is_some()),
                 ("--check", args.check),
-                (
-                    "--audit with several processors",
-                    args.audit.is_some() && args.cpus > 1,
-                ),
                 ("--tables", args.tables.is_some()),
             ],
         ),

@@ -28,6 +28,7 @@ use vmmu::host::VcpuId;
 
 use crate::arch::apic::{ApicRegister, LocalApic, Signal};
 use crate::arch::register;
+use crate::pause::{Begun, Pause};
 
 bitflags! {
     /// What one processor wants of another.
@@ -41,6 +42,8 @@ bitflags! {
         const STATE = 1 << 2;
         /// That it ends its wait: whom it has kicked has left its guest.
         const WAKE = 1 << 3;
+        /// That it holds still, outside its guest and the library.
+        const PAUSE = 1 << 4;
     }
 }
 
@@ -79,6 +82,7 @@ pub struct Cpus {
     cpus: Box<[Cpu]>,
     /// The local APIC of whoever asks.
     pub apic: LocalApic,
+    pause: Pause,
 }
 
 #[derive(Debug)]
@@ -121,6 +125,7 @@ impl Cpus {
         Self {
             cpus: (0..count.get()).map(cpu).collect(),
             apic,
+            pause: Pause::default(),
         }
     }
     /// Returns their numbers.
@@ -266,6 +271,32 @@ impl Cpus {
     fn own(&self) -> VcpuId {
         let identifier = (self.apic.read(ApicRegister::ID) >> 24) as u16;
         VcpuId(identifier - u16::from(self.identifier(VcpuId(0))))
+    }
+
+    /// Calls `act` while all other processors hold still; not at all if another one's time has come.
+    pub fn while_others_hold(&self, own: VcpuId, act: impl FnOnce()) {
+        let (Some(cpu), Begun::Yes) = (self.get(own), self.pause.begin(own)) else {
+            return;
+        };
+        let others = || self.numbers().filter(|&number| number != own);
+        for number in others() {
+            self.summon(number, Summons::PAUSE);
+        }
+        let all = others().fold(0, |all, number| all | 1 << number.0);
+        self.pause.wait(all, || self.relax_outside(cpu));
+        act();
+        self.pause.end();
+    }
+    /// Holds this processor still if it was summoned for that.
+    pub fn hold(&self, own: VcpuId, summons: Summons) {
+        if let (Some(cpu), true) = (self.get(own), summons.contains(Summons::PAUSE)) {
+            self.pause.hold(own, || self.relax_outside(cpu));
+        }
+    }
+    /// Passes the time outside guest and library: whoever waits for this one goes on.
+    fn relax_outside(&self, cpu: &Cpu) {
+        core::hint::spin_loop();
+        self.wake_waiters(cpu);
     }
 
     /// Notes an INIT for a processor, and summons it.

@@ -41,6 +41,7 @@ pub mod layout;
 pub mod load;
 pub mod machine;
 pub mod paging;
+pub mod pause;
 pub mod permission;
 pub mod report;
 pub mod start_info;

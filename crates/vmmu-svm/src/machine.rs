@@ -175,7 +175,8 @@ impl Machine {
             if let Some(every) = self.audit_every
                 && self.exits.total().is_multiple_of(every.get())
             {
-                self.memory.unit().audit();
+                let unit = self.memory.unit();
+                self.cpus.while_others_hold(self.number, || unit.audit());
             }
             if let Err(text) = self.memory.enter(&mut self.vcpu.vmcb) {
                 return End::Refused(text);

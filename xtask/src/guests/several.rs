@@ -67,7 +67,12 @@ const FOUR: Processors = ("4", "4 processors hold\n");
 /// Returns what is run under the hypervisor in both modes.
 pub(super) fn cases(own: &Own) -> Vec<Case> {
     let of_mode = |mode| {
-        let smp = words(&[&own.smp], mode, "2", &["--engine", "svm"]);
+        let smp = words(
+            &[&own.smp],
+            mode,
+            "2",
+            &["--engine", "svm", "--audit", "1000"],
+        );
         [
             load(own, mode, TWO, &["--engine", "svm"]),
             load(own, mode, FOUR, &["--engine", "svm"]),

@@ -57,6 +57,7 @@ impl Machine {
     /// Takes an NMI that waits, and does what the other processors want.
     pub(super) fn answer_nmi(&mut self) -> Result<Answered, Stop> {
         let summons = self.cpus.answer_nmi(self.number, register::let_nmis_in);
+        self.cpus.hold(self.number, summons);
         if summons.contains(Summons::STATE) && self.change_state()? == Changed::Yes {
             return Ok(Answered::Reset);
         }

@@ -4,7 +4,7 @@ use super::nmi::Nmi;
 use super::{Machine, Stop};
 use crate::arch::register;
 use crate::channel::End;
-use crate::cpus::{Start, Summons};
+use crate::cpus::Start;
 use crate::vmcb::Intercepts1;
 
 /// The intercept of #DB, which a step sets.
@@ -49,9 +49,10 @@ impl Machine {
         let mut nmis = 0;
         loop {
             // An NMI of the guest's that comes here is lost, as one that waits at INIT.
-            let _: Summons = self
+            let summons = self
                 .cpus
                 .answer_wait(self.number, nmis, register::let_nmis_in);
+            self.cpus.hold(self.number, summons);
             match self.cpus.answer(self.number) {
                 Start::Running => {}
                 other => asked = other,
