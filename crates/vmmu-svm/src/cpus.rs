@@ -1,29 +1,24 @@
 //! The guest's processors as they see each other: kicks, NMIs, INIT and start-up.
 //!
-//! Key types: [`Cpus`], [`Summons`], [`Start`]. Which of the host's processors run the guest's: [`identifier`].
+//! Key types: [`Cpus`], [`Summons`]; [`Start`] in `start_up`. Which of the host's processors run the guest's: [`identifier`].
 //! Who wants something of another says what, and sends it an NMI, which takes it out of its guest or out of its wait.
-//!
-//! State of a processor, one atomic word:
-//!
-//! | word | meaning | changed by |
-//! |---|---|---|
-//! | running | it executes the guest | itself, from start-up |
-//! | INIT | an INIT has come | any processor, from running or start-up |
-//! | waiting | it waits for a start-up | itself, from INIT |
-//! | start-up, page | it is to start there, from reset | any processor, from INIT or waiting |
 //!
 //! Invariants:
 //! 1. An NMI is sent when summons go from none to some, and only then. Who takes summons waits until their NMI was sent, and lets it in
 //!    before the guest runs: an NMI that waits while there are no summons is the guest's own, and so is each beyond one for every time that
 //!    there were some. Only a guest's NMI that comes while one of the host's waits already is lost, for the processor keeps one at most.
-//! 2. The state is stored before the summons, and read after they are taken.
-//! 3. Who waits for a processor that it has kicked may sleep while it is among the waiters: whoever takes it off wakes it.
+//! 2. Who waits for a processor that it has kicked may sleep while it is among the waiters: whoever takes it off wakes it.
+
+mod destination;
+mod start_up;
 
 use alloc::boxed::Box;
 use core::num::NonZeroU8;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use bitflags::bitflags;
+pub use start_up::Start;
+use start_up::{RUNNING, WAITING};
 use vmmu::host::VcpuId;
 
 use crate::arch::apic::{ApicRegister, LocalApic, Signal};
@@ -46,23 +41,6 @@ bitflags! {
         const PAUSE = 1 << 4;
     }
 }
-
-/// What a processor whose state has changed does.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[must_use]
-pub enum Start {
-    /// It goes on.
-    Running,
-    /// It is reset, and waits.
-    Waits,
-    /// It is reset, and starts in real mode in this page.
-    At(u8),
-}
-
-const RUNNING: u32 = 0;
-const INIT: u32 = 1;
-const WAITING: u32 = 2;
-const START_UP: u32 = 0x100;
 
 /// Returns the local APIC identifier of the host's processor that runs the guest's processor `number` of `count`; both have the same.
 ///
@@ -298,92 +276,25 @@ impl Cpus {
         core::hint::spin_loop();
         self.wake_waiters(cpu);
     }
-
-    /// Notes an INIT for a processor, and summons it.
-    pub fn init(&self, number: VcpuId) {
-        let change = |state| (state != WAITING).then_some(INIT);
-        self.change(number, change);
-    }
-    /// Notes a start-up for a processor, and summons it; one that is not waiting for it never learns.
-    pub fn start_up(&self, number: VcpuId, page: u8) {
-        let change = |state| matches!(state, INIT | WAITING).then_some(START_UP | u32::from(page));
-        self.change(number, change);
-    }
-    fn change(&self, number: VcpuId, change: impl FnMut(u32) -> Option<u32>) {
-        let changed = self.get(number).is_some_and(|cpu| {
-            cpu.state
-                .fetch_update(Ordering::AcqRel, Ordering::Acquire, change)
-                .is_ok()
-        });
-        if changed {
-            self.summon(number, Summons::STATE);
-        }
-    }
-    /// Says what this processor is to do, and counts it as done.
-    pub fn answer(&self, number: VcpuId) -> Start {
-        let Some(cpu) = self.get(number) else {
-            return Start::Running;
-        };
-        let change = |state| {
-            Some(if state == INIT || state == WAITING {
-                WAITING
-            } else {
-                RUNNING
-            })
-        };
-        let found = cpu
-            .state
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, change)
-            .unwrap_or_else(|state| state);
-        match found {
-            RUNNING => Start::Running,
-            INIT | WAITING => Start::Waits,
-            start => Start::At(start as u8),
-        }
-    }
-
-    /// Notes a write to the register of this processor's logical destination.
-    pub fn set_logical(&self, number: VcpuId, value: u32) {
-        if let Some(cpu) = self.get(number) {
-            cpu.logical.store(value, Ordering::Relaxed);
-        }
-    }
-    /// Notes a write to the register of its format.
-    pub fn set_format(&self, number: VcpuId, value: u32) {
-        if let Some(cpu) = self.get(number) {
-            cpu.format.store(value, Ordering::Relaxed);
-        }
-    }
-    /// Tells whether a logical destination names a processor (AMD APM vol. 2, section 16.6.1).
-    pub fn is_logical(&self, number: VcpuId, destination: u8) -> bool {
-        const FLAT: u32 = 0xf;
-        self.get(number).is_some_and(|cpu| {
-            let logical = (cpu.logical.load(Ordering::Relaxed) >> 24) as u8;
-            if destination == u8::MAX || cpu.format.load(Ordering::Relaxed) >> 28 == FLAT {
-                return destination & logical != 0;
-            }
-            destination >> 4 == logical >> 4 && destination & logical & 0xf != 0
-        })
-    }
 }
 
 #[cfg(test)]
 mod processors_summon_each_other {
     use super::*;
 
-    fn cpus() -> Cpus {
+    pub(super) fn cpus() -> Cpus {
         Cpus::new(NonZeroU8::new(3).unwrap(), LocalApic::on_heap())
     }
     const ZERO: VcpuId = VcpuId(0);
-    const ONE: VcpuId = VcpuId(1);
+    pub(super) const ONE: VcpuId = VcpuId(1);
 
     /// What a processor that is made leave its guest by one NMI takes.
-    fn take(cpus: &Cpus, number: VcpuId) -> Summons {
+    pub(super) fn take(cpus: &Cpus, number: VcpuId) -> Summons {
         let mut waiting = 1;
         cpus.answer_nmi(number, || core::mem::take(&mut waiting))
     }
     /// What there is without an NMI.
-    fn left(cpus: &Cpus, number: VcpuId) -> Summons {
+    pub(super) fn left(cpus: &Cpus, number: VcpuId) -> Summons {
         cpus.answer_nmi(number, || 0)
     }
 
@@ -423,31 +334,6 @@ mod processors_summon_each_other {
     }
 
     #[test]
-    fn to_start_after_an_init_only_and_once() {
-        let cpus = cpus();
-        assert_eq!(cpus.answer(ONE), Start::Waits);
-        cpus.start_up(ONE, 0x99);
-        assert_eq!(take(&cpus, ONE), Summons::STATE);
-        assert_eq!(cpus.answer(ONE), Start::At(0x99));
-        assert_eq!(cpus.answer(ONE), Start::Running);
-        // The second start-up that systems send comes to a processor that runs.
-        cpus.start_up(ONE, 0x99);
-        assert_eq!(
-            (left(&cpus, ONE), cpus.answer(ONE)),
-            (Summons::empty(), Start::Running)
-        );
-        // Both before it has looked.
-        cpus.init(ONE);
-        cpus.start_up(ONE, 0x10);
-        assert_eq!(cpus.answer(ONE), Start::At(0x10));
-        cpus.init(ONE);
-        assert_eq!(
-            (cpus.answer(ONE), cpus.answer(ONE)),
-            (Start::Waits, Start::Waits)
-        );
-    }
-
-    #[test]
     fn by_the_identifiers_of_the_hosts_of_which_several_leave_out_the_first() {
         let cpus = cpus();
         assert_eq!(identifier(ZERO, NonZeroU8::MIN), 0);
@@ -455,24 +341,6 @@ mod processors_summon_each_other {
         // Whoever asks is known by the identifier that it has.
         cpus.apic.write(ApicRegister::ID, 2 << 24);
         assert_eq!(cpus.own(), ONE);
-    }
-
-    #[test]
-    fn by_their_logical_destinations() {
-        let cpus = cpus();
-        for number in cpus.numbers() {
-            cpus.set_logical(number, 1 << (24 + number.0));
-        }
-        let named = |destination| {
-            let is_named = |number: &VcpuId| cpus.is_logical(*number, destination);
-            cpus.numbers().filter(is_named).map(|n| n.0).sum::<u16>()
-        };
-        assert_eq!((named(2), named(0xff), named(0x10)), (1, 3, 0));
-        for number in cpus.numbers() {
-            cpus.set_format(number, 0x0fff_ffff);
-            cpus.set_logical(number, u32::from(0x10u16 | 1 << number.0) << 24);
-        }
-        assert_eq!((named(0x12), named(0x17), named(0x27)), (1, 3, 0));
     }
 }
 

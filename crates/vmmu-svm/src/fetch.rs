@@ -43,7 +43,7 @@ pub fn walk(ram: &GuestRam, root: Gpa, gva: Gva) -> Option<Gpa> {
 #[cfg(test)]
 mod the_short_way_is_the_walkers {
     use super::*;
-    use crate::vcpu::Tables;
+    use crate::guest_tables::Tables;
     use vmmu::paging::{CpuFeatures, CpuModel, Cr0, Cr3, Cr4, Efer, PagingState, PhysBits};
     use vmmu::walk::{Access, Walk, Walker};
 

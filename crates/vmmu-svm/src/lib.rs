@@ -10,8 +10,8 @@
 //! | loading the guest | [`load`] |
 //! | running it | [`machine`], [`vcpu`], [`vmcb`], [`exit`], [`event`], [`fetch`], [`decode`], [`store`] |
 //! | what it is shown | [`cpuid`], [`control`], [`permission`] |
-//! | its processors among each other | [`cpus`] |
-//! | its memory | [`paging`], [`host`], [`tables`] |
+//! | its processors among each other | [`cpus`], [`pause`] |
+//! | its memory | [`paging`], [`host`], [`tables`], [`guest_tables`] |
 //! | telling the command | [`channel`], [`json`], [`report`] |
 //! | the hardware | [`arch`], the one module with `unsafe` |
 //!
@@ -33,6 +33,7 @@ pub mod decode;
 pub mod event;
 pub mod exit;
 pub mod fetch;
+pub mod guest_tables;
 pub mod host;
 #[cfg(feature = "image")]
 pub mod image;

@@ -6,10 +6,7 @@
 
 use vmmu::addr::{Gpa, Gva};
 use vmmu::paging::{Cr0, Cr3, Cr4, Efer, GuestFormat, PagingState, Pdptes, Rflags};
-use vmmu::walk::{
-    Access, AccessKind, CasOutcome, Gpte, GpteError, GpteMemory, GpteWidth, Privilege, Walk,
-    WalkFailure, Walker,
-};
+use vmmu::walk::{Access, AccessKind, Privilege, Walk, WalkFailure, Walker};
 
 use crate::arch::guest_ram::GuestRam;
 use crate::arch::idle::{Idle, Interrupts, Woken};
@@ -19,6 +16,7 @@ use crate::cpuid::Shape;
 use crate::decode::{CodeSize, Gpr, Instruction, RegisterFile, recognise};
 use crate::event::{Event, Exception, Merged};
 use crate::fetch;
+use crate::guest_tables::Tables;
 use crate::load::Entry;
 use crate::vmcb::{Segment, Vmcb};
 
@@ -398,44 +396,6 @@ impl RegisterFile for Vcpu {
     #[inline]
     fn general(&self, register: Gpr) -> u64 {
         self.get(register)
-    }
-}
-
-/// Guest RAM as the walker reaches it.
-#[derive(Clone, Copy, Debug)]
-pub struct Tables<'a>(pub &'a GuestRam);
-
-impl GpteMemory for Tables<'_> {
-    #[inline]
-    fn read(&self, at: Gpa, width: GpteWidth) -> Result<Gpte, GpteError> {
-        let raw = match width {
-            GpteWidth::Bytes4 => self.0.load32(at).map(u64::from),
-            GpteWidth::Bytes8 => self.0.load64(at),
-        };
-        raw.map(Gpte::new).map_err(|_| GpteError::Missing)
-    }
-    fn compare_exchange(
-        &self,
-        at: Gpa,
-        width: GpteWidth,
-        current: Gpte,
-        new: Gpte,
-    ) -> Result<CasOutcome, GpteError> {
-        let won = match width {
-            GpteWidth::Bytes4 => self
-                .0
-                .compare_exchange32(at, current.raw() as u32, new.raw() as u32)
-                .map(|result| result.is_ok()),
-            GpteWidth::Bytes8 => self
-                .0
-                .compare_exchange64(at, current.raw(), new.raw())
-                .map(|result| result.is_ok()),
-        };
-        match won {
-            Ok(true) => Ok(CasOutcome::Done),
-            Ok(false) => Ok(CasOutcome::Lost),
-            Err(_) => Err(GpteError::Missing),
-        }
     }
 }
 

@@ -20,9 +20,10 @@ use crate::control::{
     CodeSegment, Refused, check_cr3, write_apic_base, write_cr0, write_cr4, write_efer,
 };
 use crate::cpuid::Shape;
+use crate::guest_tables::Tables;
 use crate::paging::Memory;
 use crate::permission::MsrNumber;
-use crate::vcpu::{Tables, Vcpu};
+use crate::vcpu::Vcpu;
 
 /// How often a walk is tried while others change the tables.
 const ATTEMPTS: u32 = 16;
