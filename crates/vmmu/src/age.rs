@@ -67,10 +67,16 @@ impl<H: Host, O: Observer> Call<'_, H, O> {
         };
         let take = |edge: SpteRef| self.take_accessed(self.page(edge.page()), edge.slot());
         if mutant!(AgeUnlocked) {
-            let mut found = None;
-            nodes.for_each(region.small(gfn), |edge| found = Some(edge));
+            let mut found = alloc::vec::Vec::new();
+            nodes.for_each(region.large, |edge| found.push((u64::MAX, edge)));
+            for at in 0..end - first {
+                let head = region.small(Gfn::new(first + at));
+                nodes.for_each(head, |edge| found.push((1 << at, edge)));
+            }
             drop(stripe);
-            return found.is_some_and(take).into();
+            let used = found.into_iter().filter(|(_, edge)| take(*edge));
+            let bits = used.fold(0, |bits, (mask, _)| bits | mask);
+            return bits & (u64::MAX >> (STEP - (end - first)));
         }
         let mut large = false;
         nodes.for_each(region.large, |edge| large |= take(edge));

@@ -1,11 +1,9 @@
-//! The embedder: tables with poison, guest memory as a history, frames that move.
+//! The embedder: tables with poison, frames that move, kicks.
 //!
-//! Key types: [`Host`], [`State`] (what changes). Frame numbers: tables from [`FIRST_TABLE`] on; guest frame `n` begins as `n` + [`OFFSET`] and moves
-//! to frames that were never used before.
+//! Key type: [`Host`]. Tables are host frames from [`FIRST_TABLE`] on; `state` has all else.
 
 use core::sync::atomic::{AtomicU64, Ordering};
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use shuttle::sync::atomic::AtomicU64 as Shared;
 use vmmu::addr::{Index, Level, Pfn, TABLE_SLOTS};
@@ -13,78 +11,24 @@ use vmmu::host::{
     BackedFrame, FrameLookup, GpteWidth, GuestMemory, GuestMemoryError, HostFrame, LookupError,
     Need, OutOfTables, Processors, TableAllocator, TableMemory, TablePlace, VcpuId,
 };
-use vmmu_spec::{Memory, Physical, Time, Width, WriteLog};
 
-/// Guest frames, all together.
-pub(crate) const FRAMES: u64 = 0x600;
-const OFFSET: u64 = 0x1_0000;
+use crate::judge::Counts;
+use crate::state::State;
+
 const FIRST_TABLE: u64 = 0x100;
 const TABLES: usize = 64;
 const POISON: u64 = 0xdead_dead_dead_d000;
-
-/// Guest memory begins as zeros.
-#[derive(Debug)]
-pub(crate) struct Zeros;
-
-impl Memory for Zeros {
-    fn read(&self, at: Physical, _: Width) -> Option<u64> {
-        (at.get() >> 12 < FRAMES).then_some(0)
-    }
-}
-
-/// What changes; no other thread runs while it is borrowed.
-#[derive(Debug)]
-pub(crate) struct State {
-    /// What guest tables hold and held.
-    pub(crate) log: WriteLog<Zeros>,
-    /// Where guest frames are that have moved, and which guest frame is where.
-    moved: BTreeMap<u64, u64>,
-    next: u64,
-    /// Frames that are taken back: nobody uses them, and nothing is stored in them.
-    pub(crate) taken: BTreeSet<u64>,
-    /// Writes to tables that are in memory and not yet reported: the time before each.
-    pub(crate) unreported: Vec<Time>,
-    /// How often each frame of data was written, and what of that has been copied after a harvest.
-    pub(crate) versions: BTreeMap<u64, u64>,
-    pub(crate) copied: BTreeMap<u64, u64>,
-    free: Vec<u64>,
-}
-
-impl State {
-    /// Returns the host frame of a guest frame.
-    pub(crate) fn backing(&self, gfn: u64) -> u64 {
-        self.moved.get(&gfn).copied().unwrap_or(OFFSET + gfn)
-    }
-
-    /// Returns the guest frame that a host frame backs now.
-    pub(crate) fn backed(&self, pfn: u64) -> Option<u64> {
-        let home = pfn.checked_sub(OFFSET).filter(|gfn| *gfn < FRAMES);
-        let moved = self.moved.iter().find(|(_, at)| **at == pfn);
-        let is_home = home.filter(|gfn| !self.moved.contains_key(gfn));
-        moved.map(|(gfn, _)| *gfn).or(is_home)
-    }
-
-    /// Moves a guest frame to a host frame that was never used.
-    pub(crate) fn move_frame(&mut self, gfn: u64) {
-        self.moved.insert(gfn, self.next);
-        self.next += 1;
-    }
-
-    /// Returns an entry of a guest table.
-    pub(crate) fn entry(&self, gpa: u64) -> u64 {
-        self.log.read(Physical::new(gpa), Width::Eight).unwrap_or(0)
-    }
-
-    /// Stores an entry of a guest table.
-    pub(crate) fn store(&mut self, gpa: u64, value: u64) {
-        self.log.write(Physical::new(gpa), Width::Eight, value);
-    }
-}
+/// What allows writing, in entries of every kind.
+const WRITE: u64 = 1 << 1;
 
 /// The embedder.
 #[derive(Debug)]
 pub(crate) struct Host {
     state: Mutex<State>,
+    /// What the test has to show.
+    pub(crate) counts: Arc<Counts>,
+    /// The largest leaf that it allows.
+    largest: Level,
     tables: Vec<AtomicU64>,
     bus: Shared,
     /// By vCPU: it is asked to leave its guest.
@@ -92,19 +36,12 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    pub(crate) fn new() -> Self {
-        let state = State {
-            log: WriteLog::new(Zeros),
-            moved: BTreeMap::new(),
-            next: 4 * OFFSET,
-            taken: BTreeSet::new(),
-            unreported: Vec::new(),
-            versions: BTreeMap::new(),
-            copied: BTreeMap::new(),
-            free: (FIRST_TABLE..).take(TABLES).collect(),
-        };
+    pub(crate) fn new(largest: Level, counts: Arc<Counts>) -> Self {
+        let state = State::new((FIRST_TABLE..).take(TABLES));
         Self {
             state: Mutex::new(state),
+            counts,
+            largest,
             tables: (0..TABLES * TABLE_SLOTS)
                 .map(|_| AtomicU64::new(0))
                 .collect(),
@@ -130,8 +67,17 @@ impl Host {
     /// An entry of a table, reached over the bus.
     fn slot(&self, table: Pfn, slot: Index) -> &AtomicU64 {
         self.bus();
-        let at = (table.get() - FIRST_TABLE) as usize * TABLE_SLOTS + slot.get();
-        &self.tables[at]
+        &self.words(table.get())[slot.get()]
+    }
+
+    fn words(&self, table: u64) -> &[AtomicU64] {
+        let first = (table - FIRST_TABLE) as usize * TABLE_SLOTS;
+        &self.tables[first..first + TABLE_SLOTS]
+    }
+
+    /// Returns an entry while nobody runs.
+    pub(crate) fn peek(&self, (table, slot): (u64, usize)) -> u64 {
+        self.words(table)[slot].load(Ordering::SeqCst)
     }
 }
 
@@ -149,7 +95,12 @@ impl TableMemory for Host {
         assert_eq!(old, 0, "a present entry was overwritten");
     }
     fn exchange(&self, table: Pfn, slot: Index, entry: u64) -> u64 {
-        sound(self.slot(table, slot).swap(entry, Ordering::SeqCst))
+        let old = sound(self.slot(table, slot).swap(entry, Ordering::SeqCst));
+        if entry == 0 {
+            let at = (table.get(), slot.get());
+            self.state().usage.removed(at);
+        }
+        old
     }
     fn compare_exchange(
         &self,
@@ -159,9 +110,13 @@ impl TableMemory for Host {
         new: u64,
     ) -> Result<u64, u64> {
         let order = Ordering::SeqCst;
-        let slot = self.slot(table, slot);
-        slot.compare_exchange(current, new, order, order)
-            .map_err(sound)
+        let word = self.slot(table, slot);
+        let old = word.compare_exchange(current, new, order, order);
+        if old.is_ok() && current & !new & WRITE != 0 {
+            let at = (table.get(), slot.get());
+            self.state().usage.narrowed(at);
+        }
+        old.map_err(sound)
     }
 }
 
@@ -170,16 +125,14 @@ impl TableAllocator for Host {
         self.bus();
         // The one that was freed last: whoever has it still is found out.
         let table = self.state().free.pop().ok_or(OutOfTables)?;
-        let first = (table - FIRST_TABLE) as usize * TABLE_SLOTS;
-        for word in &self.tables[first..first + TABLE_SLOTS] {
+        for word in self.words(table) {
             word.store(0, Ordering::SeqCst);
         }
         Ok(Pfn::new(table))
     }
     fn free_table(&self, table: Pfn) {
         self.bus();
-        let first = (table.get() - FIRST_TABLE) as usize * TABLE_SLOTS;
-        for word in &self.tables[first..first + TABLE_SLOTS] {
+        for word in self.words(table.get()) {
             word.store(POISON, Ordering::SeqCst);
         }
         self.state().free.push(table.get());
@@ -220,16 +173,27 @@ impl GuestMemory for Host {
     }
 }
 
+/// A host that is fickle while its guest runs: now and then it allows less than it could, and what was looked up for reading may not be written.
 impl FrameLookup for Host {
-    fn look_up(&self, frame: BackedFrame, _: Need) -> Result<HostFrame, LookupError> {
+    fn look_up(&self, frame: BackedFrame, need: Need) -> Result<HostFrame, LookupError> {
         self.bus();
-        let pfn = self.state().backing(frame.gfn.get());
+        let found = {
+            let mut state = self.state();
+            let gfn = frame.gfn.get();
+            state.look_ups += 1;
+            let is_small = state.is_fickle && state.look_ups % 3 == 0;
+            HostFrame {
+                pfn: Pfn::new(state.backing(gfn)),
+                largest: if is_small {
+                    Level::L1
+                } else {
+                    state.largest(gfn).min(self.largest)
+                },
+                writable: need == Need::Write || !state.is_fickle || state.look_ups % 2 == 0,
+            }
+        };
         self.bus();
-        Ok(HostFrame {
-            pfn: Pfn::new(pfn),
-            largest: Level::L1,
-            writable: true,
-        })
+        Ok(found)
     }
 }
 

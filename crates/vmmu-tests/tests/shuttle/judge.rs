@@ -4,6 +4,7 @@
 //! emulator makes counts from its report on: while one is in memory and not yet reported, only who has executed INVLPG for the address since is judged
 //! (docs/concurrency.md, "A root loaded in the same window").
 
+use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 use std::collections::BTreeMap;
 
@@ -11,19 +12,44 @@ use vmmu::paging::PagingState;
 use vmmu_spec::{Access, Cr3, Linear, Observation, Time, Window, is_allowed};
 use vmmu_tests::convert;
 
-use crate::host::State;
+use crate::state::State;
 
-static JUDGED: AtomicU64 = AtomicU64::new(0);
-static SKIPPED: AtomicU64 = AtomicU64::new(0);
-static HARVESTED: AtomicU64 = AtomicU64::new(0);
+/// What the schedules of one test had to show.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    /// Accesses judged, and those that came beside a report, which nobody can judge.
+    pub(crate) judged: AtomicU64,
+    pub(crate) skipped: AtomicU64,
+    /// Leaves of 2 MiB that the library installed.
+    pub(crate) large: AtomicU64,
+    /// Written frames in harvests, and uses that ageing told.
+    pub(crate) harvested: AtomicU64,
+    pub(crate) aged: AtomicU64,
+    /// Tables that the limit on pages has cost.
+    pub(crate) reclaimed: AtomicU64,
+}
 
-/// Returns what has been judged so far.
-pub(crate) fn summary() -> String {
-    let [judged, skipped, harvested] =
-        [&JUDGED, &SKIPPED, &HARVESTED].map(|n| n.load(Ordering::Relaxed));
-    format!(
-        "{judged} accesses judged, {skipped} beside a report, {harvested} written frames harvested"
-    )
+/// Adds to a count.
+pub(crate) fn count(what: &AtomicU64, n: u64) {
+    what.fetch_add(n, Ordering::Relaxed);
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counts = [
+            (&self.judged, "accesses judged"),
+            (&self.skipped, "beside a report"),
+            (&self.large, "large leaves"),
+            (&self.harvested, "written frames harvested"),
+            (&self.aged, "uses told"),
+            (&self.reclaimed, "tables reclaimed"),
+        ];
+        for (at, (count, what)) in counts.into_iter().enumerate() {
+            let comma = if at == 0 { "" } else { ", " };
+            write!(f, "{comma}{} {what}", count.load(Ordering::Relaxed))?;
+        }
+        Ok(())
+    }
 }
 
 /// When a processor's cached translations went.
@@ -76,6 +102,7 @@ impl Begun {
         flushes: &Flushes,
         (va, access): (u64, Access),
         seen: Observation,
+        counts: &Counts,
     ) {
         let unreported = state.unreported.iter().max().copied();
         let invlpg = flushes.pages.get(&(va >> 12)).copied();
@@ -83,11 +110,11 @@ impl Begun {
         if let Some(before) = unreported.max(self.unreported)
             && invlpg.is_none_or(|at| at <= before)
         {
-            SKIPPED.fetch_add(1, Ordering::Relaxed);
+            count(&counts.skipped, 1);
             return;
         }
         let since = flushes.since(va);
-        JUDGED.fetch_add(1, Ordering::Relaxed);
+        count(&counts.judged, 1);
         let window = Window::during(since, self.at, state.log.now());
         let (controls, root) = (convert::controls(paging), Cr3::new(paging.cr3.get()));
         let linear = Linear::new(va);
@@ -100,12 +127,12 @@ impl Begun {
 }
 
 /// Notes what was copied after a harvest.
-pub(crate) fn copy(state: &mut State, dirty: &[u64]) {
+pub(crate) fn copy(state: &mut State, dirty: &[u64], counts: &Counts) {
     for gfn in dirty {
         let version = state.versions.get(gfn).copied().unwrap_or(0);
         state.copied.insert(*gfn, version);
-        HARVESTED.fetch_add(1, Ordering::Relaxed);
     }
+    count(&counts.harvested, dirty.len() as u64);
 }
 
 /// Checks, while nobody runs, that what was written and not copied is in the harvest of now.

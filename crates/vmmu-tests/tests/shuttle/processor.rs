@@ -1,29 +1,36 @@
-//! A vCPU's thread: a processor with a TLB and a cache of tables that keep what they may, and the guest's accesses and writes.
+//! A vCPU's thread: a processor with a TLB that keeps what it may, and the guest's accesses and writes.
 //!
-//! Key type: [`Processor`]. A kick is served between two accesses, as by a processor that finishes its instruction.
+//! Key type: [`Processor`]. It walks the library's tables with the guest's addresses; under nested paging those are guest-physical. A kick is served between two accesses, as by a processor that finishes its instruction.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use vmmu::addr::{Gpa, Gva, Index, Pfn, TABLE_SLOTS};
 use vmmu::host::{TableMemory, VcpuId};
 use vmmu::paging::{Cr0, Cr3, PagingState};
-use vmmu::{AddressSpace, FaultOutcome, Mmu, TlbFlush, Vcpu};
+use vmmu::walk::AccessKind;
+use vmmu::{AddressSpace, Engine, FaultOutcome, Mmu, TlbFlush, Vcpu};
 use vmmu_spec::{Access, ErrorCode, Kind, Observation, Physical, Privilege};
 use vmmu_tests::convert;
 use vmmu_tests::guest::long4;
 
 use crate::host::Host;
-use crate::judge::{Begun, Flushes};
+use crate::judge::{self, Begun, Flushes};
 use crate::program::{self, Slots};
+use crate::tlb::{Leaf, SMALL, Tlb, frame_of};
 
 const PRESENT: u64 = 1;
 const WRITE: u64 = 1 << 1;
-const ACCESSED: u64 = 1 << 5;
-const DIRTY: u64 = 1 << 6;
-const FRAME: u64 = 0x000f_ffff_ffff_f000;
+const LARGE: u64 = 1 << 7;
 /// How often an access is repeated.
 const TRIES: usize = 60;
+
+/// Returns the accessed and the dirty bit of an engine's entries.
+pub(crate) fn used_bits(engine: Engine) -> (u64, u64) {
+    match engine {
+        Engine::Ept => (1 << 8, 1 << 9),
+        _ => (1 << 5, 1 << 6),
+    }
+}
 
 /// A processor and its vCPU.
 #[derive(Debug)]
@@ -31,14 +38,12 @@ pub(crate) struct Processor {
     mmu: Arc<Mmu<Host>>,
     slots: Arc<Slots>,
     id: u16,
+    engine: Engine,
     /// `None` before the first load.
     paging: Option<PagingState>,
     inside: bool,
     root: u64,
-    /// Leaves, by page.
-    tlb: BTreeMap<u64, u64>,
-    /// Level-1 tables, by 2 MiB.
-    tables: BTreeMap<u64, u64>,
+    tlb: Tlb,
     flushes: Flushes,
     pub(crate) random: fastrand::Rng,
 }
@@ -50,16 +55,16 @@ enum Shown {
 }
 
 impl Processor {
-    pub(crate) fn new(mmu: &Arc<Mmu<Host>>, slots: &Arc<Slots>, id: u16) -> Self {
+    pub(crate) fn new(mmu: &Arc<Mmu<Host>>, slots: &Arc<Slots>, id: u16, engine: Engine) -> Self {
         Self {
             mmu: Arc::clone(mmu),
             slots: Arc::clone(slots),
             id,
+            engine,
             paging: None,
             inside: false,
             root: 0,
-            tlb: BTreeMap::new(),
-            tables: BTreeMap::new(),
+            tlb: Tlb::default(),
             flushes: Flushes::default(),
             random: fastrand::Rng::with_seed(0),
         }
@@ -86,8 +91,7 @@ impl Processor {
         }
         let entry = self.vcpu().enter().expect("there is memory");
         if entry.flush {
-            self.tlb.clear();
-            self.tables.clear();
+            self.tlb.flush();
         }
         (self.root, self.inside) = (entry.root.get() >> 12, true);
     }
@@ -186,15 +190,21 @@ impl Processor {
             }
             Shown::Other(seen) => *seen,
         };
+        if self.engine != Engine::Shadow {
+            program::judge_nested(va, seen);
+            judge::count(&self.mmu.host().counts.judged, 1);
+            return;
+        }
         let paging = self.paging.as_ref().expect("a root is loaded");
-        begun.judge(&state, paging, &self.flushes, (va, access), seen);
+        let counts = &self.mmu.host().counts;
+        begun.judge(&state, paging, &self.flushes, (va, access), seen, counts);
     }
 
     /// Stores what the guest writes through its translation.
     fn store(&self, frame: u64, va: u64, value: u64) {
         let mut state = self.mmu.host().state();
         let gfn = state.backed(frame).expect("it was there just now");
-        if gfn < program::DATA {
+        if self.engine == Engine::Shadow && gfn < program::DATA {
             state.store((gfn << 12) + (va & 0xfff), value);
         } else {
             *state.versions.entry(gfn).or_default() += 1;
@@ -203,62 +213,89 @@ impl Processor {
 
     /// Finds the host frame of an address, in the TLB or by a walk; `None` is a fault.
     fn translate(&mut self, va: u64, writes: bool) -> Option<u64> {
-        let bits = if writes { WRITE | DIRTY } else { 0 };
-        let cached = self.tlb.get(&(va >> 12)).copied();
-        if let Some(leaf) = cached.filter(|leaf| leaf & bits == bits) {
-            return Some((leaf & FRAME) >> 12);
+        let (_, dirty) = used_bits(self.engine);
+        let bits = if writes { WRITE | dirty } else { 0 };
+        let cached = self.tlb.find(va).filter(|leaf| leaf.entry & bits == bits);
+        // Whatever it has cached, a processor may walk.
+        if let Some(leaf) = cached
+            && self.random.u8(..4) != 0
+        {
+            return Some(leaf.frame(va));
         }
-        let leaf = self.walk(va, writes)?;
+        let Some(leaf) = self.walk(va, writes) else {
+            return cached.map(|leaf| leaf.frame(va));
+        };
         if self.random.u8(..4) != 0 {
-            self.tlb.insert(va >> 12, leaf);
+            self.tlb.keep(va, leaf);
         }
-        Some((leaf & FRAME) >> 12)
+        Some(leaf.frame(va))
     }
 
-    fn walk(&mut self, va: u64, writes: bool) -> Option<u64> {
+    fn walk(&mut self, va: u64, writes: bool) -> Option<Leaf> {
         let (mut table, mut level) = (self.root, 4);
-        if let Some(known) = self.tables.get(&(va >> 21)) {
-            (table, level) = (*known, 1);
+        if let Some(known) = self.tlb.table(va) {
+            (table, level) = (known, SMALL);
         }
-        while level > 1 {
-            let link = self.visit(table, va, level, false)?;
-            table = (link & FRAME) >> 12;
+        while level > SMALL {
+            let entry = self.visit(table, va, level, writes)?;
+            if entry & LARGE != 0 {
+                return Some(Leaf { entry, level });
+            }
+            table = frame_of(entry);
             level -= 1;
         }
         if self.random.bool() {
-            self.tables.insert(va >> 21, table);
+            self.tlb.keep_table(va, table);
         }
-        self.visit(table, va, 1, writes)
+        let entry = self.visit(table, va, level, writes)?;
+        Some(Leaf { entry, level })
     }
 
-    /// Reads an entry and sets its accessed bit, and for a write its dirty bit; `None` if it does not allow the access.
+    /// Reads an entry and sets its accessed bit, and for a write that of a leaf's dirty bit; `None` if it does not allow the access.
     fn visit(&self, table: u64, va: u64, level: u32, writes: bool) -> Option<u64> {
         let host = self.mmu.host();
-        let slot = (va >> (12 + 9 * (level - 1)) & 511) as usize;
-        let (table, slot) = (Pfn::new(table), Index::truncate(slot % TABLE_SLOTS));
-        let mut old = host.load(table, slot);
+        let (accessed, dirty) = used_bits(self.engine);
+        let slot = (va >> (12 + 9 * (level - 1)) & 511) as usize % TABLE_SLOTS;
+        let (page, index) = (Pfn::new(table), Index::truncate(slot));
+        let mut old = host.load(page, index);
         loop {
+            let is_leaf = level == SMALL || old & LARGE != 0;
+            let writes = writes && is_leaf;
             if old & PRESENT == 0 || (writes && old & WRITE == 0) {
                 return None;
             }
-            let marked = old | ACCESSED | if writes { DIRTY } else { 0 };
-            if marked == old {
-                return Some(old);
+            let marked = old | accessed | if writes { dirty } else { 0 };
+            if marked != old
+                && let Err(found) = host.compare_exchange(page, index, old, marked)
+            {
+                old = found;
+                continue;
             }
-            match host.compare_exchange(table, slot, old, marked) {
-                Ok(_) => return Some(marked),
-                Err(found) => old = found,
+            if is_leaf {
+                let mut state = host.state();
+                let frame = Leaf { entry: old, level }.frame(va);
+                let gfn = state.backed(frame).expect("a leaf maps guest memory");
+                state.usage.walked((table, slot), gfn, writes);
             }
+            return Some(marked);
         }
     }
 
     /// Lets the library serve a fault; returns what the access shows, or `None` if it has to be repeated.
     fn fault(&mut self, va: u64, access: Access, value: Option<u64>) -> Option<Observation> {
         self.leave();
-        self.tlb.remove(&(va >> 12));
-        let outcome = self
-            .vcpu()
-            .handle_fault(Gva::new(va), convert::access(access));
+        self.tlb.drop_leaf(va);
+        let outcome = if self.engine == Engine::Shadow {
+            self.vcpu()
+                .handle_fault(Gva::new(va), convert::access(access))
+        } else {
+            let kind = if access.is_write() {
+                AccessKind::Write
+            } else {
+                AccessKind::Read
+            };
+            self.vcpu().handle_nested_fault(Gpa::new(va), kind)
+        };
         match outcome.expect("there is memory") {
             FaultOutcome::Resume | FaultOutcome::Retry => None,
             FaultOutcome::InjectPageFault { code, .. } => {
