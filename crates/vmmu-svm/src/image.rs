@@ -123,10 +123,11 @@ fn make(info: &StartInfo) -> Result<(Machine, Option<Others>), String> {
         kernel: bundle.kernel,
         modules: &bundle.modules,
         command_line: bundle.command_line,
+        rsdp: None,
     };
-    let entry = load(&guest, &*ram).map_err(|error| error.to_string())?;
+    let entry = load(&guest, &mut &*ram).map_err(|error| error.to_string())?;
     if configuration.cpus > NonZeroU8::MIN {
-        acpi::write(configuration.cpus, &*ram).map_err(|error| error.to_string())?;
+        acpi::write(configuration.cpus, &mut &*ram).map_err(|error| error.to_string())?;
     }
 
     let shape = Shape::new(&configuration, register::cpuid);

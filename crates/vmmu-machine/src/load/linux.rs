@@ -1,14 +1,10 @@
-//! Linux bzImages, by the 64-bit boot protocol (kernel documentation, "The Linux/x86 Boot Protocol"): zero page, identity
-//! tables, descriptor table, entry 200h past the load address. The structures are linux-loader's.
+//! A bzImage's setup header and the zero page (kernel documentation, "The Linux/x86 Boot Protocol"), as linux-loader has them.
 
 use linux_loader::loader::bootparam::{boot_e820_entry, boot_params, setup_header};
 use vm_memory::ByteValued;
 use vmmu::addr::Gpa;
-
-use super::bytes::Bytes;
-use super::placer::Placer;
-use super::ram::write_text;
-use super::{Entry, Guest, GuestRam, LoadError, memory_map};
+use vmmu_load::LoadError;
+use vmmu_load::linux::{BzImage, MAP_MOST, Needs, Told, ZERO_PAGE};
 
 /// Where the setup header lies, in the file as in the zero page.
 const HEADER: usize = 0x1f1;
@@ -34,23 +30,6 @@ pub struct Image<'a> {
 }
 
 impl<'a> Image<'a> {
-    /// Recognises a bzImage; `None` if the file is none.
-    pub fn recognise(file: &'a [u8]) -> Option<Result<Self, LoadError>> {
-        let mut header = setup_header::default();
-        let end = HEADER_LENGTH + 1 + usize::from(*file.get(HEADER_LENGTH)?);
-        let bytes = file.get(HEADER..end.min(file.len()))?;
-        let length = bytes.len().min(header.as_slice().len());
-        header.as_mut_slice()[..length].copy_from_slice(&bytes[..length]);
-        if header.boot_flag != BOOT_FLAG || header.header != MAGIC {
-            return None;
-        }
-        Some(if file.len() < end {
-            Err(LoadError::CutShort("the end of the setup header"))
-        } else {
-            Self::parse(header, file)
-        })
-    }
-
     fn parse(header: setup_header, file: &'a [u8]) -> Result<Self, LoadError> {
         if header.version < OLDEST || header.xloadflags & HAS_64BIT_ENTRY == 0 {
             return Err(LoadError::Unsupported(
@@ -71,128 +50,66 @@ impl<'a> Image<'a> {
         }
         Ok(Self { header, payload })
     }
+}
 
-    /// Loads the kernel, its initrd and everything that it expects in memory.
-    ///
-    /// # Errors
-    /// See [`LoadError`].
-    pub fn load(&self, guest: &Guest<'_>, ram: &mut impl GuestRam) -> Result<Entry, LoadError> {
-        let mut placer = Placer::new(ram);
-        let at = Gpa::new(self.header.pref_address);
-        // Until it reads the memory map, the kernel uses this much.
-        let needed = u64::from(self.header.init_size).max(self.payload.len() as u64);
-        placer.take(at, needed)?;
-        ram.write(at, self.payload)?;
-
-        let command_line = self.write_command_line(guest, ram, &mut placer)?;
-        let initrd = match guest.modules.first() {
-            Some(content) => {
-                let limit = u64::from(self.header.initrd_addr_max) + 1;
-                let at = placer.place("the initrd", content.len() as u64, limit)?;
-                ram.write(at, content)?;
-                Some((at, content.len()))
-            }
-            None => None,
-        };
-        let rsdp = guest.rsdp.unwrap_or(Gpa::new(0));
-        let parameters = self.parameters(ram, command_line, initrd, rsdp);
-        let zero_page = placer.place_low("the zero page", 4096)?;
-        ram.write(zero_page, parameters.as_slice())?;
-        let cr3 = write_identity_tables(ram, &mut placer)?;
-        let gdt = write_descriptors(ram, &mut placer)?;
-        Ok(Entry::Long {
-            rip: at.get().wrapping_add(0x200),
-            rsi: zero_page.get(),
-            cr3,
-            gdt,
+impl<'a> BzImage<'a> for Image<'a> {
+    fn recognise(file: &'a [u8]) -> Option<Result<Self, LoadError>> {
+        let mut header = setup_header::default();
+        let end = HEADER_LENGTH + 1 + usize::from(*file.get(HEADER_LENGTH)?);
+        let bytes = file.get(HEADER..end.min(file.len()))?;
+        let length = bytes.len().min(header.as_slice().len());
+        header.as_mut_slice()[..length].copy_from_slice(&bytes[..length]);
+        if header.boot_flag != BOOT_FLAG || header.header != MAGIC {
+            return None;
+        }
+        Some(if file.len() < end {
+            Err(LoadError::CutShort("the end of the setup header"))
+        } else {
+            Self::parse(header, file)
         })
     }
 
-    fn write_command_line(
-        &self,
-        guest: &Guest<'_>,
-        ram: &mut impl GuestRam,
-        placer: &mut Placer,
-    ) -> Result<Gpa, LoadError> {
-        let (bytes, limit) = (guest.command_line.len(), self.header.cmdline_size.into());
-        if bytes as u64 > limit {
-            return Err(LoadError::CommandLine { bytes, limit });
+    fn needs(&self) -> Needs<'a> {
+        Needs {
+            payload: self.payload,
+            at: Gpa::new(self.header.pref_address),
+            init_size: self.header.init_size.into(),
+            initrd_last: self.header.initrd_addr_max,
+            command_line_limit: self.header.cmdline_size.into(),
         }
-        let at = placer.place_low("the command line", bytes as u64 + 1)?;
-        write_text(ram, at, guest.command_line)?;
-        Ok(at)
     }
 
-    /// Makes the zero page.
-    fn parameters(
-        &self,
-        ram: &impl GuestRam,
-        command_line: Gpa,
-        initrd: Option<(Gpa, usize)>,
-        rsdp: Gpa,
-    ) -> boot_params {
+    fn zero_page(&self, told: &Told) -> [u8; ZERO_PAGE] {
         let mut parameters = boot_params {
             hdr: self.header,
-            acpi_rsdp_addr: rsdp.get(),
+            acpi_rsdp_addr: told.rsdp.map_or(0, Gpa::get),
             ..boot_params::default()
         };
         parameters.hdr.type_of_loader = LOADER;
-        // All of these were placed below 4 GiB.
-        parameters.hdr.cmd_line_ptr = command_line.get() as u32;
-        if let Some((at, length)) = initrd {
-            parameters.hdr.ramdisk_image = at.get() as u32;
-            parameters.hdr.ramdisk_size = length as u32;
+        parameters.hdr.cmd_line_ptr = told.command_line;
+        if let Some((at, bytes)) = told.initrd {
+            parameters.hdr.ramdisk_image = at;
+            parameters.hdr.ramdisk_size = bytes;
         }
-        let mut table = [boot_e820_entry::default(); 128];
-        let map = memory_map(&ram.ranges());
-        for (entry, part) in table.iter_mut().zip(&map) {
+        let mut table = [boot_e820_entry::default(); MAP_MOST];
+        for (entry, part) in table.iter_mut().zip(&told.map) {
             entry.addr = part.start.get();
             entry.size = part.bytes;
             entry.type_ = part.kind as u32;
         }
-        parameters.e820_entries = map.len().min(table.len()) as u8;
+        // At most 128.
+        parameters.e820_entries = told.map.len() as u8;
         parameters.e820_table = table;
-        parameters
+        let mut page = [0; ZERO_PAGE];
+        page.copy_from_slice(parameters.as_slice());
+        page
     }
-}
-
-/// Writes tables that map the first 4 GiB one to one with 2 MiB pages, and returns their root.
-fn write_identity_tables(ram: &mut impl GuestRam, placer: &mut Placer) -> Result<Gpa, LoadError> {
-    const LINK: u64 = 0x3;
-    const LARGE_LEAF: u64 = 0x83;
-    let root = placer.place_low("the first page tables", 6 * 4096)?;
-    ram.zero(root, 2 * 4096)?;
-    let table = |index: u64| root.wrapping_add(index * 4096);
-    let link = |to: Gpa| (to.get() | LINK).to_le_bytes();
-    ram.write(root, &link(table(1)))?;
-    for gib in 0..4 {
-        let directory = table(2 + gib);
-        ram.write(table(1).wrapping_add(gib * 8), &link(directory))?;
-        let mut entries = Bytes::default();
-        for slot in 0..512 {
-            entries.u64(gib << 30 | slot << 21 | LARGE_LEAF);
-        }
-        ram.write(directory, entries.get())?;
-    }
-    Ok(root)
-}
-
-/// Writes the descriptor table of the protocol: 64-bit code at 10h, data at 18h.
-fn write_descriptors(ram: &mut impl GuestRam, placer: &mut Placer) -> Result<Gpa, LoadError> {
-    let gdt = placer.place_low("the descriptor table", 32)?;
-    let mut descriptors = Bytes::default();
-    descriptors
-        .u64(0)
-        .u64(0)
-        .u64(0x00af_9b00_0000_ffff)
-        .u64(0x00cf_9300_0000_ffff);
-    ram.write(gdt, descriptors.get())?;
-    Ok(gdt)
 }
 
 #[cfg(test)]
 mod a_bzimage_is_loaded {
-    use super::super::test_ram::TestRam;
+    use vmmu_load::FlatRam;
+
     use super::super::{Entry, Guest, LoadError, load};
     use super::Gpa;
 
@@ -225,11 +142,11 @@ mod a_bzimage_is_loaded {
     }
 
     #[test]
-    fn with_its_zero_page_tables_and_initrd() {
-        let mut ram = TestRam::new(8 << 20);
+    fn with_its_zero_page_and_initrd() {
+        let mut ram = FlatRam::new(8 << 20);
         let kernel = bzimage();
         let entry = load(&guest(&kernel, "quiet"), &mut ram).unwrap();
-        let Entry::Long { rip, rsi, cr3, gdt } = entry else {
+        let Entry::Long { rip, rsi, .. } = entry else {
             panic!("{entry:?}")
         };
         assert_eq!(rip, 0x10_0200);
@@ -243,32 +160,17 @@ mod a_bzimage_is_loaded {
         assert_eq!(ram.number(rsi + 0x1e8, 1), 3);
         assert_eq!(ram.number(rsi + 0x2d0 + 40, 8), 0x10_0000);
         assert_eq!(ram.number(rsi + 0x2d0 + 48, 8), 7 << 20);
-        // 2 GiB + 2 MiB through the tables.
-        let directories = ram.number(cr3.get(), 8) & !0xfff;
-        let directory = ram.number(directories + 2 * 8, 8) & !0xfff;
-        assert_eq!(ram.number(directory + 8, 8), 0x8020_0083);
-        assert_eq!(ram.number(gdt.get() + 0x10, 8), 0x00af_9b00_0000_ffff);
-    }
-
-    #[test]
-    fn and_nothing_lies_upon_it_even_if_it_is_larger_than_it_says() {
-        let mut kernel = bzimage();
-        kernel[0x260..0x264].copy_from_slice(&1u32.to_le_bytes());
-        kernel.resize(1024 + 5000, 0x77);
-        let mut ram = TestRam::new(0x10_2000);
-        load(&guest(&kernel, ""), &mut ram).unwrap();
-        assert_eq!(ram.bytes(0x10_0000, 5000), &kernel[1024..]);
     }
 
     #[test]
     fn or_refused_if_it_is_cut_short() {
         let kernel = bzimage();
         for length in [0x230, 0x3ff, 1024 + 16] {
-            let cut = load(&guest(&kernel[..length], ""), &mut TestRam::new(8 << 20));
+            let cut = load(&guest(&kernel[..length], ""), &mut FlatRam::new(8 << 20));
             assert!(matches!(cut, Err(LoadError::CutShort(_))), "{length}");
         }
         for length in 1..kernel.len() {
-            let _ = load(&guest(&kernel[..length], ""), &mut TestRam::new(2 << 20));
+            let _ = load(&guest(&kernel[..length], ""), &mut FlatRam::new(2 << 20));
         }
     }
 
@@ -276,12 +178,12 @@ mod a_bzimage_is_loaded {
     fn or_refused_if_it_does_not_fit() {
         let kernel = bzimage();
         assert_eq!(
-            load(&guest(&kernel, ""), &mut TestRam::new(0x10_7000)),
+            load(&guest(&kernel, ""), &mut FlatRam::new(0x10_7000)),
             Err(LoadError::NoMemory(Gpa::new(0x10_0000)))
         );
         let long = "x".repeat(65);
         assert_eq!(
-            load(&guest(&kernel, &long), &mut TestRam::new(8 << 20)),
+            load(&guest(&kernel, &long), &mut FlatRam::new(8 << 20)),
             Err(LoadError::CommandLine {
                 bytes: 65,
                 limit: 64
@@ -294,14 +196,14 @@ mod a_bzimage_is_loaded {
         let mut kernel = bzimage();
         kernel[0x236] = 0;
         assert!(matches!(
-            load(&guest(&kernel, ""), &mut TestRam::new(8 << 20)),
+            load(&guest(&kernel, ""), &mut FlatRam::new(8 << 20)),
             Err(LoadError::Unsupported(_))
         ));
     }
 
     #[test]
     fn or_refused_whatever_byte_is_wrong() {
-        let mut ram = TestRam::new(2 << 20);
+        let mut ram = FlatRam::new(2 << 20);
         for at in 0x1f1..1024 {
             for flip in [1, 0x80, 0xff] {
                 let mut kernel = bzimage();

@@ -1,18 +1,19 @@
-//! Linux bzImages, by the 64-bit boot protocol: zero page, identity tables, descriptor table, entry 200h past the load address.
+//! A bzImage's setup header and the zero page (kernel documentation, "The Linux/x86 Boot Protocol"), field by field: the crates that
+//! have them as structures want an operating system.
 
 use vmmu::addr::Gpa;
+use vmmu_load::linux::{BzImage, Needs, Told, ZERO_PAGE};
+use vmmu_load::{Bytes, LoadError};
 
-use super::{Bytes, Entry, Guest, LoadError, MapEntry, Memory, Placer, memory_map, write_text};
 use crate::bundle::number;
 
 /// Where the setup header lies, in the file as in the zero page.
 const HEADER: usize = 0x1f1;
 /// The oldest protocol that has everything used here: 2.12 brought the 64-bit entry's flag.
 const OLDEST: u64 = 0x20c;
-const E820_ENTRIES: u64 = 0x1e8;
-const E820_TABLE: u64 = 0x2d0;
-/// As many entries as the zero page has room for.
-const E820_MOST: usize = 128;
+const RSDP: usize = 0x070;
+const E820_ENTRIES: usize = 0x1e8;
+const E820_TABLE: usize = 0x2d0;
 /// `xloadflags`: the kernel has the 64-bit entry.
 const HAS_64BIT_ENTRY: u64 = 1;
 /// A loader without an assigned number.
@@ -21,151 +22,88 @@ const LOADER: u8 = 0xff;
 /// A bzImage and what its header says.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Image<'a> {
-    file: &'a [u8],
-    /// The protected-mode part of the file.
-    payload: &'a [u8],
-    /// Where the setup header ends.
-    header_end: usize,
-    load_address: u64,
-    /// How much memory from the load address on the kernel needs before it reads the memory map.
-    init_size: u64,
-    initrd_limit: u64,
-    command_line_limit: u64,
+    /// The setup header, as it is.
+    header: &'a [u8],
+    needs: Needs<'a>,
 }
 
 impl<'a> Image<'a> {
-    /// Recognises a bzImage; `None` if the file is none.
-    pub fn recognise(file: &'a [u8]) -> Option<Result<Self, LoadError>> {
-        if number(file, 0x1fe, 2)? != 0xaa55 || file.get(0x202..0x206)? != b"HdrS" {
-            return None;
-        }
-        Some(Self::parse(file).unwrap_or(Err(LoadError::Damaged("the setup header ends early"))))
-    }
-
+    /// Reads the header; `None` if the file ends early.
     fn parse(file: &'a [u8]) -> Option<Result<Self, LoadError>> {
         if number(file, 0x206, 2)? < OLDEST || number(file, 0x236, 2)? & HAS_64BIT_ENTRY == 0 {
             return Some(Err(LoadError::Unsupported(
-                "an entry other than the 64-bit one",
+                "an entry other than Linux's 64-bit one",
             )));
         }
+        // Zero stands for four, for the oldest kernels' sake.
         let sectors = match number(file, HEADER, 1)? {
             0 => 4,
             sectors => sectors as usize,
         };
-        let payload = file.get((sectors + 1) * 512..)?;
         let header_end = 0x202 + number(file, 0x201, 1)? as usize;
-        let init_size = number(file, 0x260, 4)?.max(payload.len() as u64);
         Some(Ok(Self {
-            file,
-            payload,
-            header_end,
-            load_address: number(file, 0x258, 8)?,
-            init_size,
-            initrd_limit: number(file, 0x22c, 4)? + 1,
-            command_line_limit: number(file, 0x238, 4)?,
+            header: file.get(HEADER..header_end)?,
+            needs: Needs {
+                payload: file.get((sectors + 1) * 512..)?,
+                at: Gpa::new(number(file, 0x258, 8)?),
+                init_size: number(file, 0x260, 4)?,
+                // Four bytes.
+                initrd_last: number(file, 0x22c, 4)? as u32,
+                command_line_limit: number(file, 0x238, 4)?,
+            },
         }))
-    }
-
-    /// Loads the kernel, its initrd and everything that it expects in memory.
-    ///
-    /// # Errors
-    /// See [`LoadError`].
-    pub fn load(&self, guest: &Guest<'_>, memory: &impl Memory) -> Result<Entry, LoadError> {
-        let mut placer = Placer::new(memory);
-        placer.take(self.load_address, self.init_size)?;
-        memory.write(Gpa::new(self.load_address), self.payload)?;
-
-        let length = guest.command_line.len();
-        if length as u64 > self.command_line_limit {
-            return Err(LoadError::CommandLine(length));
-        }
-        let command_line = placer.place_low("the command line", length as u64 + 1)?;
-        write_text(memory, command_line, guest.command_line)?;
-        let initrd = match guest.modules.first() {
-            Some(content) => {
-                let at = placer.place("the initrd", content.len() as u64, self.initrd_limit)?;
-                memory.write(at, content)?;
-                Some((at, content.len()))
-            }
-            None => None,
-        };
-        let zero_page = self.write_zero_page(memory, &mut placer, command_line, initrd)?;
-        let cr3 = write_identity_tables(memory, &mut placer)?;
-        let gdt = placer.place_low("the descriptor table", 32)?;
-        let mut descriptors = Bytes::default();
-        descriptors
-            .u64(0)
-            .u64(0)
-            .u64(0x00af_9b00_0000_ffff)
-            .u64(0x00cf_9300_0000_ffff);
-        memory.write(gdt, descriptors.get())?;
-        Ok(Entry::Long {
-            rip: self.load_address + 0x200,
-            rsi: zero_page.get(),
-            cr3,
-            gdt,
-        })
-    }
-
-    fn write_zero_page(
-        &self,
-        memory: &impl Memory,
-        placer: &mut Placer,
-        command_line: Gpa,
-        initrd: Option<(Gpa, usize)>,
-    ) -> Result<Gpa, LoadError> {
-        let page = placer.place_low("the zero page", 4096)?;
-        let put = |at: u64, bytes: &[u8]| memory.write(page.wrapping_add(at), bytes);
-        memory.zero(page, 4096)?;
-        let header = self
-            .file
-            .get(HEADER..self.header_end)
-            .ok_or(LoadError::Damaged("the setup header ends early"))?;
-        put(HEADER as u64, header)?;
-        put(0x210, &[LOADER])?;
-        put(0x228, &(command_line.get() as u32).to_le_bytes())?;
-        if let Some((at, length)) = initrd {
-            put(0x218, &(at.get() as u32).to_le_bytes())?;
-            put(0x21c, &(length as u32).to_le_bytes())?;
-        }
-        let mut entries = Bytes::default();
-        let map = memory_map(&memory.ranges());
-        let map = map.get(..map.len().min(E820_MOST)).unwrap_or(&[]);
-        for MapEntry { start, bytes, kind } in map {
-            entries.u64(*start).u64(*bytes).u32(*kind as u32);
-        }
-        put(E820_ENTRIES, &[map.len() as u8])?;
-        put(E820_TABLE, entries.get())?;
-        Ok(page)
     }
 }
 
-/// Writes tables that map the first 4 GiB one to one with 2 MiB pages, and returns their root.
-fn write_identity_tables(memory: &impl Memory, placer: &mut Placer) -> Result<Gpa, LoadError> {
-    let root = placer.place_low("the first page tables", 6 * 4096)?;
-    memory.zero(root, 2 * 4096)?;
-    let table = |index: u64| root.wrapping_add(index * 4096);
-    memory.write(root, &(table(1).get() | 3).to_le_bytes())?;
-    for gib in 0..4 {
-        let directory = table(2 + gib);
-        memory.write(
-            table(1).wrapping_add(gib * 8),
-            &(directory.get() | 3).to_le_bytes(),
-        )?;
-        let mut entries = Bytes::default();
-        for slot in 0..512 {
-            entries.u64(gib << 30 | slot << 21 | 0x83);
+impl<'a> BzImage<'a> for Image<'a> {
+    fn recognise(file: &'a [u8]) -> Option<Result<Self, LoadError>> {
+        if number(file, 0x1fe, 2)? != 0xaa55 || file.get(0x202..0x206)? != b"HdrS" {
+            return None;
         }
-        memory.write(directory, entries.get())?;
+        Some(Self::parse(file).unwrap_or(Err(LoadError::CutShort("the end of the setup code"))))
     }
-    Ok(root)
+
+    fn needs(&self) -> Needs<'a> {
+        self.needs
+    }
+
+    fn zero_page(&self, told: &Told) -> [u8; ZERO_PAGE] {
+        let mut page = [0; ZERO_PAGE];
+        let mut put = |at: usize, bytes: &[u8]| {
+            for (to, from) in page.iter_mut().skip(at).zip(bytes) {
+                *to = *from;
+            }
+        };
+        put(HEADER, self.header);
+        put(0x210, &[LOADER]);
+        put(0x228, &told.command_line.to_le_bytes());
+        if let Some((at, bytes)) = told.initrd {
+            put(0x218, &at.to_le_bytes());
+            put(0x21c, &bytes.to_le_bytes());
+        }
+        if let Some(rsdp) = told.rsdp {
+            put(RSDP, &rsdp.get().to_le_bytes());
+        }
+        let mut entries = Bytes::default();
+        for part in &told.map {
+            entries.u64(part.start.get()).u64(part.bytes);
+            entries.u32(part.kind as u32);
+        }
+        // At most 128.
+        put(E820_ENTRIES, &[told.map.len() as u8]);
+        put(E820_TABLE, entries.get());
+        page
+    }
 }
 
 #[cfg(test)]
 mod a_bzimage_is_loaded {
-    use super::super::test_memory::TestMemory;
-    use super::super::{Entry, Guest, LoadError, load};
     use alloc::vec::Vec;
+
+    use vmmu_load::FlatRam;
+
+    use super::super::{Entry, Guest, LoadError, load};
+    use super::Gpa;
 
     fn bzimage() -> Vec<u8> {
         let mut file = alloc::vec![0; 1024];
@@ -184,65 +122,67 @@ mod a_bzimage_is_loaded {
         file
     }
 
-    #[test]
-    fn with_its_zero_page_tables_and_initrd() {
-        let memory = TestMemory::new(4 << 20);
-        let guest = Guest {
-            kernel: &bzimage(),
+    fn guest<'a>(kernel: &'a [u8], command_line: &'a str) -> Guest<'a> {
+        Guest {
+            kernel,
             modules: &[b"initrd"],
-            command_line: "quiet",
-        };
-        let Ok(Entry::Long { rip, rsi, cr3, gdt }) = load(&guest, &memory) else {
-            panic!("not loaded")
+            command_line,
+            rsdp: Some(Gpa::new(0xe_0000)),
+        }
+    }
+
+    #[test]
+    fn with_its_zero_page_and_initrd() {
+        let mut ram = FlatRam::new(4 << 20);
+        let entry = load(&guest(&bzimage(), "quiet"), &mut ram).unwrap();
+        let Entry::Long { rip, rsi, .. } = entry else {
+            panic!("{entry:?}")
         };
         assert_eq!(rip, 0x10_0200);
-        assert_eq!(memory.bytes(0x10_0000, 10), b"the kernel");
-        assert_eq!(memory.bytes(memory.number(rsi + 0x228, 4), 6), b"quiet\0");
-        assert_eq!(memory.bytes(memory.number(rsi + 0x218, 4), 6), b"initrd");
-        assert_eq!(memory.number(rsi + 0x21c, 4), 6);
-        assert_eq!(
-            (memory.number(rsi + 0x202, 4), memory.number(rsi + 0x1e8, 1)),
-            (0x5372_6448, 3)
-        );
-        assert_eq!(memory.number(gdt.get() + 16, 8), 0x00af_9b00_0000_ffff);
-        // 3 GiB + 4 MiB through all three levels.
-        let level3 = memory.number(cr3.get(), 8) & !0xfff;
-        let level2 = memory.number(level3 + 3 * 8, 8) & !0xfff;
-        assert_eq!(memory.number(level2 + 2 * 8, 8), 0xc040_0083);
+        assert_eq!(ram.bytes(0x10_0000, 10), b"the kernel");
+        assert_eq!(ram.bytes(rsi + 0x202, 4), b"HdrS");
+        assert_eq!(ram.number(rsi + 0x210, 1), 0xff);
+        assert_eq!(ram.bytes(ram.number(rsi + 0x228, 4), 6), b"quiet\0");
+        assert_eq!(ram.bytes(ram.number(rsi + 0x218, 4), 6), b"initrd");
+        assert_eq!(ram.number(rsi + 0x21c, 4), 6);
+        assert_eq!(ram.number(rsi + 0x070, 8), 0xe_0000);
+        assert_eq!(ram.number(rsi + 0x1e8, 1), 3);
+        assert_eq!(ram.number(rsi + 0x2d0 + 40, 8), 0x10_0000);
+        assert_eq!(ram.number(rsi + 0x2d0 + 48, 8), 3 << 20);
     }
 
     #[test]
-    fn too_little_memory_and_a_long_command_line_are_errors() {
-        let guest = Guest {
-            kernel: &bzimage(),
-            modules: &[],
-            command_line: "",
-        };
-        assert!(matches!(
-            load(&guest, &TestMemory::new(0x10_1000)),
-            Err(LoadError::NoMemory(_))
-        ));
+    fn or_refused_if_it_does_not_fit() {
+        let kernel = bzimage();
+        assert_eq!(
+            load(&guest(&kernel, ""), &mut FlatRam::new(0x10_1000)),
+            Err(LoadError::NoMemory(Gpa::new(0x10_0000)))
+        );
         let long = "x".repeat(65);
-        let guest = Guest {
-            command_line: &long,
-            ..guest
-        };
         assert_eq!(
-            load(&guest, &TestMemory::new(4 << 20)),
-            Err(LoadError::CommandLine(65))
+            load(&guest(&kernel, &long), &mut FlatRam::new(4 << 20)),
+            Err(LoadError::CommandLine {
+                bytes: 65,
+                limit: 64
+            })
         );
     }
 
     #[test]
-    fn every_cut_is_handled() {
-        let file = bzimage();
-        for length in 0..file.len() {
-            let guest = Guest {
-                kernel: &file[..length],
-                modules: &[],
-                command_line: "",
-            };
-            let _ = load(&guest, &TestMemory::new(2 << 20));
+    fn or_refused_if_it_has_no_64_bit_entry_or_ends_early() {
+        let mut kernel = bzimage();
+        let mut ram = FlatRam::new(2 << 20);
+        for length in 0..kernel.len() {
+            let loaded = load(&guest(&kernel[..length], ""), &mut ram);
+            if (0x206..1024).contains(&length) {
+                let cut_short = matches!(loaded, Err(LoadError::CutShort(_)));
+                assert!(cut_short, "{length}: {loaded:?}");
+            }
         }
+        kernel[0x236] = 0;
+        assert!(matches!(
+            load(&guest(&kernel, ""), &mut ram),
+            Err(LoadError::Unsupported(_))
+        ));
     }
 }

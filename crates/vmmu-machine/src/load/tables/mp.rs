@@ -3,9 +3,9 @@
 use core::num::NonZeroU8;
 
 use vmmu::addr::Gpa;
+use vmmu_load::Bytes;
 
-use super::super::bytes::Bytes;
-use super::acpi::IO_APIC_ID;
+use super::IO_APIC_ID;
 use crate::devices::places;
 
 /// The floating pointer's length, in bytes.

@@ -1,5 +1,6 @@
 //! The memory map that a guest is given.
 
+use alloc::vec::Vec;
 use core::ops::Range;
 
 use vmmu::addr::Gpa;
@@ -54,7 +55,7 @@ pub fn memory_map(ranges: &[Range<Gpa>]) -> Vec<MapEntry> {
 
 #[cfg(test)]
 mod the_map {
-    use super::{Gpa, memory_map};
+    use super::{Gpa, Vec, memory_map};
 
     #[test]
     fn leaves_the_legacy_area_out() {

@@ -2,12 +2,11 @@
 
 use vmmu::addr::Gpa;
 
-use super::bytes::Bytes;
-use super::elf::{Elf, Width};
-use super::map::{HIGH_START, LOW_END};
-use super::placer::Placer;
-use super::ram::write_text;
-use super::{Entry, Guest, GuestRam, LoadError, memory_map};
+use crate::elf::{Elf, Width};
+use crate::map::{HIGH_START, LOW_END};
+use crate::placer::Placer;
+use crate::ram::write_text;
+use crate::{Bytes, Entry, Guest, GuestRam, LoadError, memory_map};
 
 const HEADER_MAGIC: u32 = 0x1bad_b002;
 const LOADER_MAGIC: u32 = 0x2bad_b002;
@@ -124,9 +123,12 @@ fn map_bytes(ram: &impl GuestRam) -> Bytes {
 
 #[cfg(test)]
 mod a_multiboot_guest_is_told {
-    use super::super::elf::test_file::{elf32, elf64};
-    use super::super::test_ram::TestRam;
-    use super::super::{Entry, Guest, LoadError, load};
+    use alloc::vec;
+    use alloc::vec::Vec;
+
+    use crate::elf::test_file::{elf32, elf64};
+    use crate::linux::test_image::load;
+    use crate::{Entry, FlatRam, Guest, LoadError};
 
     fn header(flags: u32) -> Vec<u8> {
         let checksum = 0u32.wrapping_sub(0x1bad_b002).wrapping_sub(flags);
@@ -147,7 +149,7 @@ mod a_multiboot_guest_is_told {
 
     #[test]
     fn its_modules_its_memory_and_its_command_line() {
-        let mut ram = TestRam::new(8 << 20);
+        let mut ram = FlatRam::new(8 << 20);
         let kernel = elf32(0x20_0000, &header(3), 64, &[]);
         let entry = load(&guest(&kernel, &[b"one", b"three"]), &mut ram).unwrap();
         let Entry::Protected { eip, eax, ebx } = entry else {
@@ -176,7 +178,7 @@ mod a_multiboot_guest_is_told {
             elf32(0x20_0000, &header(4), 64, &[]),
             elf64(0x20_0000, &header(3), 64, &[]),
         ] {
-            let refused = load(&guest(&kernel, &[]), &mut TestRam::new(8 << 20));
+            let refused = load(&guest(&kernel, &[]), &mut FlatRam::new(8 << 20));
             assert!(matches!(refused, Err(LoadError::Unsupported(_))));
         }
     }
@@ -186,7 +188,7 @@ mod a_multiboot_guest_is_told {
         let mut wrong = header(3);
         wrong[8] ^= 1;
         let kernel = elf32(0x20_0000, &wrong, 64, &[]);
-        let refused = load(&guest(&kernel, &[]), &mut TestRam::new(8 << 20));
+        let refused = load(&guest(&kernel, &[]), &mut FlatRam::new(8 << 20));
         assert_eq!(refused, Err(LoadError::UnknownKind));
     }
 
@@ -194,7 +196,7 @@ mod a_multiboot_guest_is_told {
     fn that_modules_do_not_fit() {
         let kernel = elf32(0x20_0000, &header(3), 64, &[]);
         let module = vec![0; 8 << 20];
-        let refused = load(&guest(&kernel, &[&module]), &mut TestRam::new(8 << 20));
+        let refused = load(&guest(&kernel, &[&module]), &mut FlatRam::new(8 << 20));
         assert!(matches!(refused, Err(LoadError::NoRoom { .. })));
     }
 }

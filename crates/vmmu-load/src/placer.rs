@@ -1,11 +1,13 @@
 //! Finding room in guest RAM.
 
+use alloc::vec;
+use alloc::vec::Vec;
 use core::ops::Range;
 
 use vmmu::addr::Gpa;
 
-use super::map::{HIGH_START, LOW_END};
-use super::{GuestRam, LoadError};
+use crate::map::{HIGH_START, LOW_END};
+use crate::{GuestRam, LoadError};
 
 /// Keeps account of what is taken.
 #[derive(Debug)]
@@ -96,12 +98,12 @@ impl Placer {
 
 #[cfg(test)]
 mod parts_find_their_places {
-    use super::super::test_ram::TestRam;
     use super::{Gpa, LoadError, Placer};
+    use crate::FlatRam;
 
     #[test]
     fn and_nothing_overlaps_what_was_taken() {
-        let mut placer = Placer::new(&TestRam::new(4 << 20));
+        let mut placer = Placer::new(&FlatRam::new(4 << 20));
         placer.take(Gpa::new(0x30_0000), 0x10_0000).unwrap();
         assert_eq!(placer.place("a", 0x1001, u64::MAX), Ok(Gpa::new(0x2f_e000)));
         assert_eq!(
@@ -113,7 +115,7 @@ mod parts_find_their_places {
             placer.place("c", 4 << 20, u64::MAX),
             Err(LoadError::NoRoom { what: "c", .. })
         ));
-        let mut uneven = Placer::new(&TestRam::new(0x30_0800));
+        let mut uneven = Placer::new(&FlatRam::new(0x30_0800));
         assert_eq!(uneven.place("d", 1, u64::MAX), Ok(Gpa::new(0x2f_f000)));
         assert!(placer.take(Gpa::new(u64::MAX), 2).is_err());
         assert!(placer.place("d", u64::MAX, u64::MAX).is_err());

@@ -1,12 +1,14 @@
 //! ELF executables of both widths: their segments and the PVH note.
 
+use alloc::vec::Vec;
+
 use object::Endianness;
 use object::elf::{EM_386, EM_X86_64, FileHeader32, FileHeader64, PT_LOAD};
 use object::read::elf::{FileHeader, ProgramHeader};
 use vmmu::addr::Gpa;
 
-use super::placer::Placer;
-use super::{GuestRam, LoadError};
+use crate::placer::Placer;
+use crate::{GuestRam, LoadError};
 
 /// The owner and type of the PVH note (x86/HVM direct boot ABI).
 const PVH_OWNER: &[u8] = b"Xen";
@@ -167,6 +169,8 @@ fn pvh_entry<P: ProgramHeader<Endian = Endianness>>(
 
 #[cfg(test)]
 pub(super) mod test_file {
+    use super::Vec;
+
     /// Makes an ELF32 file with one segment and one note.
     pub(crate) fn elf32(physical: u32, content: &[u8], memory_size: u32, note: &[u8]) -> Vec<u8> {
         let mut file = b"\x7fELF\x01\x01\x01".to_vec();
@@ -253,9 +257,9 @@ pub(super) mod test_file {
 
 #[cfg(test)]
 mod an_elf_file_is_an_allegation {
-    use super::super::test_ram::TestRam;
     use super::test_file::{NOTE, elf32, elf64};
     use super::{Elf, LoadError, Placer};
+    use crate::FlatRam;
 
     #[test]
     fn segments_are_loaded_and_their_rest_cleared() {
@@ -263,7 +267,7 @@ mod an_elf_file_is_an_allegation {
             elf32(0x20_0000, b"code", 16, NOTE),
             elf64(0x20_0000, b"code", 16, NOTE),
         ] {
-            let mut ram = TestRam::new(4 << 20);
+            let mut ram = FlatRam::new(4 << 20);
             let mut placer = Placer::new(&ram);
             let elf = Elf::parse(&file).unwrap().unwrap();
             assert_eq!(elf.pvh_entry, Some(0x20_0010));
@@ -294,7 +298,7 @@ mod an_elf_file_is_an_allegation {
 
     #[test]
     fn every_flipped_byte_is_handled() {
-        let mut ram = TestRam::new(4 << 20);
+        let mut ram = FlatRam::new(4 << 20);
         for good in [
             elf32(0x20_0000, b"code", 16, NOTE),
             elf64(0x20_0000, b"code", 16, NOTE),

@@ -2,11 +2,10 @@
 
 use vmmu::addr::Gpa;
 
-use super::bytes::Bytes;
-use super::elf::Elf;
-use super::placer::Placer;
-use super::ram::write_text;
-use super::{Entry, Guest, GuestRam, LoadError, memory_map};
+use crate::elf::Elf;
+use crate::placer::Placer;
+use crate::ram::write_text;
+use crate::{Bytes, Entry, Guest, GuestRam, LoadError, memory_map};
 
 const MAGIC: u32 = 0x336e_c578;
 const VERSION: u32 = 1;
@@ -61,10 +60,10 @@ pub(super) fn load(
 
 #[cfg(test)]
 mod a_pvh_guest_is_told {
-    use super::super::elf::test_file::{NOTE, elf32, elf64};
-    use super::super::test_ram::TestRam;
-    use super::super::{Entry, Guest, load};
     use super::Gpa;
+    use crate::elf::test_file::{NOTE, elf32, elf64};
+    use crate::linux::test_image::load;
+    use crate::{Entry, FlatRam, Guest};
 
     #[test]
     fn its_modules_its_memory_and_its_command_line() {
@@ -72,7 +71,7 @@ mod a_pvh_guest_is_told {
             elf32(0x20_0000, b"code", 16, NOTE),
             elf64(0x20_0000, b"code", 16, NOTE),
         ] {
-            let mut ram = TestRam::new(8 << 20);
+            let mut ram = FlatRam::new(8 << 20);
             let guest = Guest {
                 kernel: &kernel,
                 modules: &[b"module"],

@@ -1,5 +1,6 @@
 //! What the loaders need of guest RAM.
 
+use alloc::vec::Vec;
 use core::ops::Range;
 
 use vmmu::addr::Gpa;
