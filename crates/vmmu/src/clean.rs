@@ -2,9 +2,9 @@
 //!
 //! Key types: [`UnsyncList`], [`Cleaned`]. Neighbours: `derive` compares entries with the guest table, `edge` narrows and removes them.
 //!
-//! `make_clean` has four steps, is idempotent, and anyone may run it: (1) gfn lock: count the page, take WRITE from the leaves of its gfn (if they are
-//! too many for one section, `protect` thins them first), note the generation; (2) flush if a flush is pending; (3) table lock: derive the entries anew; (4) gfn lock: alive, counted and of the same generation
-//! makes it clean, and takes it off the list in the same section.
+//! `make_clean` has four steps, is idempotent, and anyone may run it: (1) gfn lock: count the page, take WRITE from the leaves of its gfn (if they
+//! are too many for one section, `protect` thins them first), note the generation; (2) flush if a flush is pending; (3) table lock: derive the
+//! entries anew; (4) gfn lock: alive, counted and of the same generation makes it clean, and takes it off the list in the same section.
 //!
 //! Invariants:
 //! 1. While a page is clean, no SPTE and no TLB entry to its gfn is writable (rule R6).
@@ -18,10 +18,9 @@ use crate::derive::Derived;
 use crate::host::Host;
 use crate::mmu::Call;
 use crate::page::{Flags, Page, PageId};
-use crate::protect::MOST;
 use crate::spte::Spte;
 use crate::stats::{Event, Observer};
-use crate::sync::{AtomicU32, Kind, Lock, Locks, Ordering};
+use crate::sync::{AtomicU32, Kind, Lock, Locks, MOST, Ordering};
 
 /// The places of the list.
 pub(crate) const PLACES: usize = 64;

@@ -14,9 +14,9 @@ use crate::debt::Debt;
 use crate::frames::{Region, Stripe};
 use crate::host::Host;
 use crate::mmu::{Call, Mmu};
-use crate::protect::MOST;
 use crate::slots::{AddressSpace, SlotFlags, SlotId};
 use crate::stats::Observer;
+use crate::sync::MOST;
 
 impl<H: Host, O: Observer> Mmu<H, O> {
     /// Takes the dirty log of a slot and calls `dirty` with each frame in it, in order; writes after this are in the next harvest.
@@ -38,6 +38,18 @@ impl<H: Host, O: Observer> Mmu<H, O> {
         }
         Ok(())
     }
+}
+
+/// How far one section of a harvest came.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+enum Taking {
+    /// Nothing that was asked for is left in the log.
+    Over,
+    /// The marks of some frames were taken; there may be more.
+    Part,
+    /// The next frame that has a mark has more entries than one section may change: its mark is not taken.
+    Crowded(Gfn),
 }
 
 /// Visits the frames of a region whose bits are set, in order.
@@ -111,17 +123,20 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         debt: &mut Debt<'_, 'm, H, O>,
     ) -> [u64; 8] {
         let (mut left, mut all) = (*mask, [0; 8]);
-        while let Some(crowded) = self.take_some(first, space, &mut left, &mut all, debt) {
-            // One frame with more entries than one section may change: few are left in the next one, for nothing new is installed until that is over.
-            let _thinned = crowded.map(|gfn| self.thin(gfn, debt));
-            if crowded.is_some() {
-                let _ = self.take_some(first, space, &mut left, &mut all, debt);
+        loop {
+            match self.take_some(first, space, &mut left, &mut all, debt) {
+                Taking::Over => return all,
+                Taking::Part => {}
+                Taking::Crowded(gfn) => {
+                    // Few entries are left in the next section, for nothing new is installed until that is over.
+                    let _thinned = self.thin(gfn, debt);
+                    let _ = self.take_some(first, space, &mut left, &mut all, debt);
+                }
             }
         }
-        all
     }
 
-    /// Takes the log of the next frames that have something in it, 64 at most. Returns `None` if there were none, the first one if it has too many entries.
+    /// Takes the log of the next frames that have something in it, 64 at most.
     fn take_some(
         &self,
         first: Gfn,
@@ -129,7 +144,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         left: &mut [u64; 8],
         all: &mut [u64; 8],
         debt: &mut Debt<'_, 'm, H, O>,
-    ) -> Option<Option<Gfn>> {
+    ) -> Taking {
         let mut stripe = self.mmu.frames.lock(&self.locks, first);
         for word in 0..left.len() {
             let marked = stripe.region(first).and_then(|(r, _)| r.dirty(space));
@@ -147,7 +162,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
             }
             if mask[word] == 0 {
                 match crowded {
-                    Some(gfn) => return Some(Some(gfn)),
+                    Some(gfn) => return Taking::Crowded(gfn),
                     None => continue,
                 }
             }
@@ -162,9 +177,9 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
                 let _ = region.take_dirty(space, &taken);
             }
             all[word] |= taken[word];
-            return Some(None);
+            return Taking::Part;
         }
-        None
+        Taking::Over
     }
 
     /// As [`Call::take_shadow`]; no gfn lock is held while table locks are taken. A fault that makes a frame writable again marks it again.

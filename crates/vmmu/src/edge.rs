@@ -20,11 +20,11 @@ use crate::host::Host;
 use crate::invalidate::Snapshot;
 use crate::mmu::Call;
 use crate::page::{Flags, Page, PageId, Record, SpteRef};
-use crate::protect::MOST;
 use crate::rmap::Nodes;
 use crate::slots::AddressSpace;
 use crate::spte::{EntryFormat, Spte};
 use crate::stats::{Event, Observer};
+use crate::sync::MOST;
 use crate::walk::Rights;
 
 /// A leaf to install.

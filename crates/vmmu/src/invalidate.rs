@@ -17,14 +17,14 @@ use crate::debt::Debt;
 use crate::frames::Stripe;
 use crate::host::Host;
 use crate::mmu::{Call, Mmu};
-use crate::protect::MOST;
 use crate::rmap::Head;
 use crate::slots::{AddressSpace, SlotFlags, SlotId, SlotTable};
 use crate::stats::{Event, Observer};
-use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, MOST, Ordering};
 
 /// How many shards.
 const SHARDS: usize = if cfg!(loom) { 2 } else { 64 };
+
 #[derive(Debug, Default)]
 struct Shard {
     sequence: AtomicU64,

@@ -17,11 +17,7 @@ use crate::host::Host;
 use crate::invalidate::Invalidation;
 use crate::mmu::Call;
 use crate::stats::Observer;
-
-/// The most entries that are changed from the moment that a lock is taken until none is held.
-///
-/// Where a scheduler decides who runs, one: two entries then take two sections.
-pub(crate) const MOST: usize = if crate::sync::SMALL { 1 } else { 64 };
+use crate::sync::MOST;
 
 impl<'m, H: Host, O: Observer> Call<'m, H, O> {
     /// Removes entries of a frame, large ones first, until one section may protect the others; no new ones come until what this returns is dropped.

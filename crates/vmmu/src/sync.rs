@@ -53,6 +53,11 @@ pub(crate) type Counter = AtomicU64;
 /// Whether a scheduler decides who runs, so that whatever is large is made small.
 pub(crate) const SMALL: bool = cfg!(any(loom, shuttle));
 
+/// The most entries that are changed from the moment that a lock is taken until none is held.
+///
+/// Where a scheduler decides who runs, one: two entries then take two sections.
+pub(crate) const MOST: usize = if SMALL { 1 } else { 64 };
+
 /// Passes the time in a loop that waits for another thread.
 #[inline]
 pub(crate) fn pause() {

@@ -17,11 +17,10 @@ use crate::mmu::{Call, Mmu};
 use crate::page::{Flags, PRESENT_WORDS, Page, PageId};
 use crate::pool::Exhausted;
 use crate::prefetch::Window;
-use crate::protect::MOST;
 use crate::slots::AddressSpace;
 use crate::slotset::SlotSet;
 use crate::stats::{Event, Observer};
-use crate::sync::{Locks, Ordering};
+use crate::sync::{Locks, MOST, Ordering};
 use core::ops::Range;
 
 /// How many pages reclaim frees at once.
