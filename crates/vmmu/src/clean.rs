@@ -320,6 +320,9 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
 
     /// Makes the tree below a root as clean as the epoch was when this began: what a root load, and a link high up, promise.
     pub(crate) fn clean_root(&self, root: PageId, debt: &mut Debt<'_, 'm, H, O>) {
+        if !mutant!(LoadMeetsNobody) {
+            self.meet_writes(debt);
+        }
         // Acquire, and before the list is read: pairs with the AcqRel in `make_unsync`.
         let epoch = self.mmu.epoch.load(Ordering::Acquire);
         let page = self.page(root);

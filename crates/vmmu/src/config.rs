@@ -17,13 +17,15 @@ pub enum Engine {
     Ept,
 }
 
-/// When processors can see a write that the embedder makes to a guest table in the guest's name (an emulated instruction, a device of its own).
+/// When processors can see a write that the embedder makes to a guest table in the guest's name (an emulated instruction, a device of its own), and that it
+/// does not announce ([`crate::Mmu::begin_write`]).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum ForeignWrites {
     /// Before it is reported by [`crate::Mmu::guest_wrote`]: another processor may read the new entry and execute INVLPG in between. INVLPG looks at
     /// every level.
     SeenEarly,
-    /// Not before: there are none, or no processor of the guest runs between store and report. INVLPG looks at pages that are not clean.
+    /// Not before: there are none, or no processor of the guest runs between store and report; or all are announced. INVLPG looks at pages that are not clean,
+    /// and at what is announced.
     ReportedFirst,
 }
 

@@ -117,7 +117,6 @@
 //!
 //! - The shadow engine serves guests in long mode with 4 or 5 levels, and guests without paging; 32-bit and PAE paging are refused.
 //! - Memory types (PAT, PCD, PWT of the guest's entries) are not carried over to shadow entries.
-//! - Writes are reported after the store; the bracket that makes root loads exact in the window between is not there yet.
 //! - Global pages are not kept apart: every flush flushes everything.
 #![no_std]
 #![forbid(unsafe_code)]
@@ -177,6 +176,7 @@ mod testhost;
 mod tree;
 mod vcpu;
 pub mod walk;
+mod writing;
 mod zap;
 
 pub use audit::{AuditFailure, AuditFinding, AuditReport, Place, Strictness};
@@ -189,6 +189,7 @@ pub use slots::{AddressSpace, MAX_SLOTS, SlotConfig, SlotFlags, SlotId};
 pub use spte::EntryFormat;
 pub use stats::{EVENTS, Event, Observer, Stats};
 pub use vcpu::{TlbFlush, Vcpu};
+pub use writing::Writing;
 
 /// The README's example, compiled.
 #[cfg(doctest)]

@@ -32,6 +32,7 @@ use crate::stats::{Counters, Event, LOCK_EVENTS, Observer, Stats};
 use crate::sync::{AtomicU32, AtomicU64, Locks, OnceBox, Ordering};
 use crate::vcpu::{Vcpu, VcpuShared};
 use crate::walk::{Decoder, Gpte, GpteError, GpteWidth};
+use crate::writing::Writes;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
@@ -50,6 +51,8 @@ pub struct Mmu<H: Host, O: Observer = ()> {
     pub(crate) gate: Gate<H::Gate>,
     pub(crate) shards: Shards,
     pub(crate) unsync: UnsyncList,
+    /// Writes of the embedder that are announced and not yet reported.
+    pub(crate) writes: Writes,
     /// Moves on with every unsync; a root is as clean as the epoch it was loaded in.
     pub(crate) epoch: AtomicU64,
     /// Flushes owed by anybody: raised before the first SPTE is removed or narrowed, lowered after the flush.
@@ -101,6 +104,7 @@ impl<H: Host, O: Observer> Mmu<H, O> {
             gate,
             shards: Shards::new(),
             unsync: UnsyncList::new(config.unsync_limit),
+            writes: Writes::new(config.vcpus)?,
             epoch: AtomicU64::new(1),
             flush_pending: AtomicU32::new(0),
             births: AtomicU64::new(1),

@@ -16,8 +16,18 @@ use crate::sync::Ordering;
 /// Pages of one gfn that are visited at a time.
 const BATCH: usize = 8;
 
+/// Who derives the entries that a write may have changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Reporter {
+    /// Who made it: it counts as a write.
+    Writer,
+    /// Somebody who has seen it before it was reported.
+    Reader,
+}
+
 impl<H: Host, O: Observer> Mmu<H, O> {
-    /// Reports that `len` bytes at `gpa` were written, after they were stored. To be called by whoever writes guest memory in the guest's name.
+    /// Reports that `len` bytes at `gpa` were written, after they were stored. To be called by whoever writes guest memory in the guest's name; where other
+    /// processors of the guest run meanwhile, [`Mmu::begin_write`] takes its place.
     #[inline]
     pub fn guest_wrote(&self, gpa: Gpa, len: u64) {
         if self.gate.is_open() {
@@ -35,32 +45,49 @@ impl<H: Host, O: Observer> Mmu<H, O> {
 impl<'m, H: Host, O: Observer> Call<'m, H, O> {
     fn report(&self, gpa: Gpa, len: u64) {
         self.count_at(Event::GuestWrite, Gfn::containing(gpa));
+        let mut debt = Debt::new(self);
+        self.for_frames(gpa, len, |at, len| {
+            self.report_frame(at, len, Reporter::Writer, &mut debt);
+            debt.promise();
+        });
+    }
+
+    /// Does what the report of a write in flight will do, for somebody who has seen the write.
+    pub(crate) fn derive_written(&self, gpa: Gpa, len: u64, debt: &mut Debt<'_, 'm, H, O>) {
+        self.for_frames(gpa, len, |at, len| {
+            self.report_frame(at, len, Reporter::Reader, debt);
+        });
+    }
+
+    /// Cuts a write at the edges of frames.
+    fn for_frames(&self, gpa: Gpa, len: u64, mut report: impl FnMut(Gpa, u64)) {
         let end = gpa.get().saturating_add(len);
         let mut at = gpa.get();
         while at < end {
             let next = (at | 0xfff).saturating_add(1).min(end);
-            self.report_frame(Gpa::new(at), next - at);
+            report(Gpa::new(at), next - at);
             at = next;
         }
     }
 
     /// Derives the entries that a write within one frame may have changed.
-    fn report_frame(&self, gpa: Gpa, len: u64) {
+    fn report_frame(&self, gpa: Gpa, len: u64, reporter: Reporter, debt: &mut Debt<'_, 'm, H, O>) {
         let gfn = Gfn::containing(gpa);
-        let mut debt = Debt::new(self);
         let aligned = (len == 8 || len == 4) && gpa.get().is_multiple_of(len);
         let mut after = None;
         loop {
             let pages = self.pages_after(gfn, after);
             for id in pages.iter().flatten() {
-                self.report_page(*id, gpa, len, aligned, &mut debt);
+                if reporter == Reporter::Writer && self.is_table_no_more(*id, aligned, debt) {
+                    continue;
+                }
+                self.report_page(*id, gpa, len, debt);
             }
             after = pages[BATCH - 1];
             if after.is_none() || mutant!(ReportFirstBatch) {
                 break;
             }
         }
-        debt.promise();
     }
 
     /// Returns the indirect pages of a gfn with the lowest numbers above `after`, in order: pages that come or go between two batches do not make
@@ -89,14 +116,8 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         least
     }
 
-    fn report_page(
-        &self,
-        id: PageId,
-        gpa: Gpa,
-        len: u64,
-        aligned: bool,
-        debt: &mut Debt<'_, 'm, H, O>,
-    ) {
+    /// Counts a write to a page; tells whether the page was zapped, because what it stands for is not written like a table.
+    fn is_table_no_more(&self, id: PageId, aligned: bool, debt: &mut Debt<'_, 'm, H, O>) -> bool {
         let page = self.page(id);
         let writes = page.writes.load(Ordering::Relaxed).saturating_add(1);
         page.writes.store(writes, Ordering::Relaxed);
@@ -105,9 +126,14 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
             if page.references.load(Ordering::Relaxed) == 0 {
                 self.count_at(Event::Flood, page.gfn());
                 self.zap(id, debt);
-                return;
+                return true;
             }
         }
+        false
+    }
+
+    fn report_page(&self, id: PageId, gpa: Gpa, len: u64, debt: &mut Debt<'_, 'm, H, O>) {
+        let page = self.page(id);
         let decoder = self.mmu.decoder(page.role());
         let (first, last) = (gpa.page_offset() / 8, (gpa.page_offset() + len - 1) / 8);
         let mut state = page.lock.lock(&self.locks);

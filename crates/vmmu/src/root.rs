@@ -166,6 +166,7 @@ impl<H: Host, O: Observer> Mmu<H, O> {
         // The same loads as in `clean_root`, with the same partners.
         let epoch = self.epoch.load(Ordering::Acquire);
         page.clean_at.load(Ordering::Acquire) == epoch
+            && (!self.writes.are_in_flight() || mutant!(ReloadMeetsNobody))
             && page.flags().contains(Flags::ALIVE | Flags::CLEAN)
     }
 }

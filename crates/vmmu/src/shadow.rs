@@ -135,10 +135,13 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
 
     /// Drops what an unsync page still maps at `gva`: a page fault leaves no cached translation of its address (Intel SDM vol. 3, 4.10.4.1).
     fn forget(&self, root: PageId, gva: Gva, debt: &mut Debt<'_, 'm, H, O>) {
+        if !mutant!(FaultMeetsNobody) {
+            self.meet_writes(debt);
+        }
         let mut id = root;
         for _ in 0..5 {
             let page = self.page(id);
-            // Clean pages say what the guest's tables say.
+            // Clean pages say what the guest's tables say, now that writes in flight are met.
             if !page.role().is_direct() && !page.flags().contains(Flags::CLEAN) {
                 let _ = self.derive_way(id, gva, debt);
                 return;

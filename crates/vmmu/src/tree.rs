@@ -119,6 +119,10 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
             if !self.page(child).flags().contains(Flags::CLEAN) && !mutant!(LinkUnclean) {
                 let _ = self.make_clean(child, debt);
             }
+            // What becomes reachable was never cached: nobody has to flush before it is used.
+            if !mutant!(LinkMeetsNobody) {
+                self.meet_writes(debt);
+            }
             if role.level() > Level::L1 && !role.is_direct() && !mutant!(LinkBelowUncleanRoot) {
                 self.clean_root(way.root, debt);
             }

@@ -267,7 +267,10 @@ impl<'m, H: Host, O: Observer> Vcpu<'m, H, O> {
                 self.shared.counters.add_alone(Event::Invlpg, 1);
                 self.mmu.observer.observe(Event::Invlpg, None);
                 let reported = self.mmu.config.foreign_writes == ForeignWrites::ReportedFirst;
-                if !(reported && (self.is_way_clean(&local) || mutant!(InvlpgTrusts))) {
+                let is_exact = reported
+                    && (self.is_way_clean(&local) || mutant!(InvlpgTrusts))
+                    && (!self.mmu.writes.are_in_flight() || mutant!(InvlpgMeetsNobody));
+                if !is_exact {
                     self.invalidate_address(&local, gva);
                 }
                 Ok(())
@@ -278,6 +281,9 @@ impl<'m, H: Host, O: Observer> Vcpu<'m, H, O> {
     fn invalidate_address(&self, local: &VcpuLocal, gva: Gva) {
         let call = self.call();
         let mut debt = Debt::new(&call);
+        if !mutant!(InvlpgMeetsNobody) {
+            call.meet_writes(&mut debt);
+        }
         let root = call.usable_root(local);
         let slot = root
             .filter(|_| !mutant!(InvlpgOnlyFlushes))

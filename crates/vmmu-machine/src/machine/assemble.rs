@@ -140,6 +140,8 @@ impl Machine {
             self.memory / FRAME,
             shape.model(),
         );
+        // The emulator announces what it writes.
+        config.foreign_writes = vmmu::ForeignWrites::ReportedFirst;
         if let Some(limit) = self.max_pages {
             config.max_pages = limit;
         }

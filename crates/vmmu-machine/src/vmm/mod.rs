@@ -181,16 +181,16 @@ impl<O: Observer> Vm<O> {
         }
     }
 
-    /// Makes a write in the guest's name, and reports it to the library: afterwards, unless the machine is wrong on purpose.
+    /// Makes a write in the guest's name, announced to the library and reported: afterwards, unless the machine is wrong on purpose.
     pub(crate) fn reported<T>(&self, gpa: Gpa, bytes: usize, write: impl FnOnce() -> T) -> T {
-        let report = || self.mmu.guest_wrote(gpa, bytes as u64);
         if self.mmu.host().gate.reports_early() {
-            report();
+            self.mmu.guest_wrote(gpa, bytes as u64);
             std::thread::sleep(HELD_UP);
             return write();
         }
+        let writing = self.mmu.begin_write(gpa, bytes as u64);
         let done = write();
-        report();
+        writing.report();
         done
     }
 

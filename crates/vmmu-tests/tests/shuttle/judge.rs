@@ -2,7 +2,7 @@
 //!
 //! An access shows what some walk may have read since the processor last flushed the address (`vmmu_spec::is_allowed`). A write to a table that an
 //! emulator makes counts from its report on: while one is in memory and not yet reported, only who has executed INVLPG for the address since is judged
-//! (docs/concurrency.md, "A root loaded in the same window").
+//! (docs/concurrency.md, "A write in flight").
 
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};

@@ -46,6 +46,7 @@
 //! | flush, guest entry and exit (T18) | `entry` | no request is missed; the wait ends though the guest is back, or stays outside | 522, 426, 30 |
 //! | retirement, reader | `entry` | a call's guard keeps what it found | 3,333 |
 //! | gate: create, guest write (G1) | `gate` | one of the two sees the other | 260 |
+//! | write in flight, root load or INVLPG of who has seen it | `writing` | no entry is older than what was seen | 78, 78 |
 //! | gate: strategies and wrong proposals (G2) | `strategies` | locked and fenced lose nothing, each proposal something | 5 to 40 |
 //! | harvest, removal, write through a TLB (D4) | `dirty` | a write is in a harvest | 40,483 |
 //! | harvest, write fault (R10) | `marks` | the same of a write that a fault allows | 272 |
@@ -88,3 +89,4 @@ mod slots;
 mod strategies;
 mod tracking;
 mod world;
+mod writing;

@@ -132,7 +132,17 @@ mutants! {
     P KeepFrame Machine "protocol::" "sync keeps a leaf whose frame the guest changed";
     P ReportFirstEntry Machine "protocol::" "of the entries that a write covers the first is looked at";
     P ReportFirstBatch Machine "protocol::" "of a table's many pages a report visits the first few";
+    P MeetNobody Unit "a_write_in_flight" "nobody looks at the writes that are announced";
+    P ReloadMeetsNobody Unit "a_write_in_flight" "the load of a root at hand does not look at writes in flight";
+    P LoadMeetsNobody Unit "a_write_in_flight" "a root load that has work to do leaves writes in flight alone";
+    P InvlpgMeetsNobody Unit "a_write_in_flight" "INVLPG does not look at writes in flight";
+    P FaultMeetsNobody Unit "a_write_in_flight" "a page fault that the guest sees leaves what a write in flight has changed";
+    P LinkMeetsNobody Unit "a_write_in_flight" "a table becomes reachable without what a write in flight has changed";
+    P DropUnreported Unit "a_write_in_flight" "a write that was announced is not reported";
     // The same, where only loom reaches in between.
+    P AnnounceUnfenced Loom "who_sees_a_write_loads_no_older_root" "no Release between the announcement of a write and the write";
+    P MeetUnfenced Loom "who_sees_a_write_loads_no_older_root" "no Acquire between what the guest has read and the look at announcements";
+    P WithdrawBeforeReport Loom "who_sees_a_write_loads_no_older_root" "the announcement is taken back before the report";
     P RecheckIgnoresAd Loom "a_reported_write_that_clears_a_and_d_leaves_no_entry" "an entry is installed though the guest has cleared A or D since";
     P RecheckBeforeLock Loom "a_reported_write_leaves_no_stale_entry" "an installation reads the guest's entry again before it takes the table's lock";
     P InstallInDead Loom "nothing_is_installed_in_a_dead_table" "a leaf is installed in a page that died";
