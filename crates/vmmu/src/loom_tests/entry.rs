@@ -4,7 +4,6 @@ use super::world::{
     ALL, D, READ, SLOT, TABLE, UPPER, bare_call, explore, gpte, paging, role, world,
 };
 use crate::addr::Level;
-use crate::debt::Debt;
 use crate::host::{TableMemory, VcpuId};
 use crate::slots::{AddressSpace, SlotFlags};
 use crate::spte::Spte;
@@ -41,12 +40,7 @@ fn a_root_in_use_is_not_freed() {
         };
         let zapper = {
             let mmu = Arc::clone(&mmu);
-            thread::spawn(move || {
-                let call = mmu.call();
-                let mut debt = Debt::new(&call);
-                assert!(call.zap(root, &mut debt));
-                debt.pay();
-            })
+            thread::spawn(move || assert!(mmu.zap(root)))
         };
         guest.join().unwrap();
         zapper.join().unwrap();
@@ -177,12 +171,7 @@ fn a_processor_walks_no_freed_table() {
                 }
             })
         };
-        {
-            let call = mmu.call();
-            let mut debt = Debt::new(&call);
-            assert!(call.zap(child, &mut debt));
-            debt.pay();
-        }
+        assert!(mmu.zap(child));
         processor.join().unwrap();
         loom::stop_exploring();
         assert_eq!(mmu.grace.waiting(), 0);
@@ -215,12 +204,7 @@ fn a_reader_keeps_what_it_found() {
         };
         let zapper = {
             let mmu = Arc::clone(&mmu);
-            thread::spawn(move || {
-                let call = mmu.call();
-                let mut debt = Debt::new(&call);
-                assert!(call.zap(child, &mut debt));
-                debt.pay();
-            })
+            thread::spawn(move || assert!(mmu.zap(child)))
         };
         reader.join().unwrap();
         zapper.join().unwrap();

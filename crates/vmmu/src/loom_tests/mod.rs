@@ -40,17 +40,21 @@
 //! | split, split (T16) | `sizes` | never two sizes of one address in TLBs, direct engine | 11,442 |
 //! | split, invalidation | `sizes` | a frame taken back is mapped in neither size | 19,988 |
 //! | collapse, prune (T16) | `sizes` | as for a split | 7,631 |
-//! | root retirement, guest entry (T10) | `entry` | the processor never walks a freed table | 6,510 |
+//! | root retirement, guest entry (T10) | `entry` | the processor never walks a freed table | 6,462 |
 //! | retirement, walk of a processor | `entry` | the same of a table below the root | 20 |
-//! | previous root, zap (T10) | `roots` | a remembered root is not another page by now | 2,015 |
+//! | previous root, zap (T10) | `roots` | a remembered root is not another page by now | 1,903 |
 //! | flush, guest entry and exit (T18) | `entry` | no request is missed; the wait ends though the guest is back, or stays outside | 522, 426, 30 |
-//! | retirement, reader | `entry` | a call's guard keeps what it found | 3,333 |
+//! | retirement, reader | `entry` | a call's guard keeps what it found | 2,740 |
 //! | gate: create, guest write (G1) | `gate` | one of the two sees the other | 260 |
 //! | write in flight, root load or INVLPG of who has seen it | `writing` | no entry is older than what was seen | 78, 78 |
 //! | gate: strategies and wrong proposals (G2) | `strategies` | locked and fenced lose nothing, each proposal something | 5 to 40 |
 //! | harvest, removal, write through a TLB (D4) | `dirty` | a write is in a harvest | 40,483 |
 //! | harvest, write fault (R10) | `marks` | the same of a write that a fault allows | 272 |
 //! | processor sets A or D, any change (D1) | `marks` | the bit is in the entry, the write in a harvest | 16 to 53 |
+//! | zap in sections, unseen write and root load (5a) | `sections` | no link that is left leads to an older entry | 239 |
+//! | zap in sections, the same | `sections` | a page with two parents dies once, and who returns finds it dead | 6,126 |
+//! | thin and track, zap | `sections` | nobody dead tracks a frame | 7,070 |
+//! | thin and track, map writable | `sections` | nobody may write a clean page's table | 175 |
 //! | age, write fault or walk of a processor | `ageing` | the dirty bit is in the entry, the use is told or still to be told | 19, 7 |
 //! | age, invalidation and another install (T15) | `ageing` | a use is told of the frame that was used | 48 |
 //! | A in a guest table, harvest (D5) | `marks` | a bit is in a harvest | 63 |

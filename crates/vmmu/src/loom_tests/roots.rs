@@ -2,7 +2,6 @@
 
 use super::world::{LoomMmu, SLOT, TABLE, explore_less, paging, role, world};
 use crate::addr::{Gfn, Level, Pfn};
-use crate::debt::Debt;
 use crate::host::{TableMemory, VcpuId};
 use crate::page::PageId;
 use crate::paging::Cr3;
@@ -49,12 +48,7 @@ fn a_previous_root_is_not_taken_for_another_page() {
                 vcpu.exited();
             })
         };
-        {
-            let call = mmu.call();
-            let mut debt = Debt::new(&call);
-            assert!(call.zap(first, &mut debt));
-            debt.pay();
-        }
+        assert!(mmu.zap(first));
         // The end of that call has freed the page, unless somebody is at it.
         let other = mmu.make_page(TABLE, role(Level::L4, Rights::all()));
         guest.join().unwrap();

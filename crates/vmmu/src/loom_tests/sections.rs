@@ -7,30 +7,13 @@ use super::world::{
 };
 use crate::addr::{Index, Level};
 use crate::debt::Debt;
-use crate::edge::{Installed, Purpose};
+use crate::edge::Purpose;
 use crate::page::{Flags, PageId};
 use crate::spte::Spte;
 use loom::thread;
 use std::sync::Arc;
 
 const SLOT2: Index = Index::truncate(2);
-
-/// Links `child` below a slot of `parent`.
-fn link(mmu: &LoomMmu, parent: PageId, slot: Index, child: PageId) {
-    let call = bare_call(mmu);
-    let _state = call.page(parent).lock.lock(&call.locks);
-    let below = call.page(child);
-    let linked = call.link(parent, slot, child, below.gfn(), below.role());
-    assert_eq!(linked, Ok(Installed::New));
-}
-
-fn zap(mmu: &LoomMmu, page: PageId) -> bool {
-    let call = mmu.call();
-    let mut debt = Debt::new(&call);
-    let zapped = call.zap(page, &mut debt);
-    debt.pay();
-    zapped
-}
 
 /// A page with two parents dies while a guest that finds its table writable writes it, loads CR3 and walks: through what links the page still it finds
 /// nothing older.
@@ -46,13 +29,13 @@ fn who_walks_through_a_link_that_is_left_finds_no_older_entry() {
         let root = mmu.make_clean_page(UPPER, role(Level::L2, ALL));
         clean(&mmu, page);
         for slot in [SLOT, SLOT1] {
-            link(&mmu, root, slot, page);
+            mmu.link_at(root, slot, page);
         }
         clean_root(&mmu, root);
         loom::explore();
         let zapper = {
             let mmu = Arc::clone(&mmu);
-            thread::spawn(move || assert!(zap(&mmu, page)))
+            thread::spawn(move || assert!(mmu.zap(page)))
         };
         map_and_write(&mmu, other);
         clean_root(&mmu, root);
@@ -80,11 +63,11 @@ fn two_who_end_a_page_help_each_other() {
         let root = mmu.make_clean_page(UPPER, role(Level::L2, ALL));
         clean(&mmu, page);
         for slot in [SLOT, SLOT1] {
-            link(&mmu, root, slot, page);
+            mmu.link_at(root, slot, page);
         }
         loom::explore();
         let end = move |mmu: &LoomMmu| {
-            let zapped = zap(mmu, page);
+            let zapped = mmu.zap(page);
             assert!(!bare_call(mmu).flags_of(page).contains(Flags::ALIVE));
             zapped
         };
@@ -110,7 +93,7 @@ fn a_frame_is_tracked_by_nobody_dead() {
         loom::explore();
         let zapper = {
             let mmu = Arc::clone(&mmu);
-            thread::spawn(move || zap(&mmu, page))
+            thread::spawn(move || mmu.zap(page))
         };
         {
             let call = mmu.call();

@@ -262,13 +262,27 @@ impl LoomMmu {
 
     /// Links a child below the first slot of a page.
     pub(super) fn link(&self, id: PageId, child: PageId) {
+        self.link_at(id, SLOT, child);
+    }
+
+    /// Links a child below a slot of a page.
+    pub(super) fn link_at(&self, id: PageId, slot: Index, child: PageId) {
         let call = bare_call(self);
         let _state = self.pool.get(id).lock.lock(&call.locks);
         let below = self.pool.get(child);
         assert_eq!(
-            call.link(id, SLOT, child, below.gfn(), below.role()),
+            call.link(id, slot, child, below.gfn(), below.role()),
             Ok(Installed::New)
         );
+    }
+
+    /// Zaps a page in a call of its own, whose end frees what nobody uses; tells whether this call ended it.
+    pub(super) fn zap(&self, id: PageId) -> bool {
+        let call = self.call();
+        let mut debt = Debt::new(&call);
+        let zapped = call.zap(id, &mut debt);
+        debt.pay();
+        zapped
     }
 
     /// Returns an entry.
