@@ -1,9 +1,10 @@
-//! Signals that ask the command to stop: they raise a flag, and whoever waits looks at it.
+//! Signals that ask the command to stop: they raise a flag, and whoever waits looks at it; or, for work that looks at nothing, they end the process.
 //!
 //! Key functions: [`watch`], [`raised`], [`end_soon`].
 //!
 //! Invariants:
-//! 1. After [`watch`] no such signal ends the process by itself: every way out cleans up.
+//! 1. After [`watch`], and without [`end_soon`], no such signal ends the process by itself: every way out cleans up.
+//! 2. Only work that leaves nothing behind calls [`end_soon`]; who looks at the flag still has [`GRACE`] to clean up.
 
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
@@ -11,7 +12,6 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-
 use signal_hook::iterator::Signals;
 
 use crate::error::{Error, Result};

@@ -8,8 +8,9 @@
 //! | `multiboot-guest` | multiboot-1 (32-bit, paging off) | checks the hand-over, then what its command line says |
 //! | `smp-guest` | PVH, starts the other processors by INIT and SIPI | lets them use and change the same page tables, and checks what each sees |
 //! | `stress-guest` | PVH (32-bit entry, goes to long mode itself) | uses paging in every way it can and checks each result |
+//! | `threads` | a program for Linux, static, without a C runtime | changes, in several threads at once, the address space that they share |
 //!
-//! Each is freestanding Rust or assembly for the host's own target. They are built, and run natively, with the
+//! All but `threads` are bare-metal. Each is freestanding Rust or assembly for the host's own target. They are built, and run natively, with the
 //! commands below; a hypervisor under test takes the same files.
 //!
 //! ```text
@@ -31,7 +32,7 @@
 //! operations cost what the peer's native column says.
 //!
 //! # Known gaps
-//! All but `smp-guest` and `gate-guest` use one processor and no interrupts, only exceptions.
+//! Of the bare-metal ones all but `smp-guest` and `gate-guest` use one processor and no interrupts, only exceptions.
 #![no_std]
 
 #[cfg(feature = "image")]

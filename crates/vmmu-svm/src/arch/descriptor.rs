@@ -149,7 +149,10 @@ pub(crate) fn let_interrupts_in() {
     // - The register's content is stored in a place of its size.
     unsafe { asm!("sidt [{}]", in(reg) &raw mut own, options(nostack)) }
     // SAFETY:
-    // - The table is complete, and there for good; the handlers return at once, on a stack of their own.
+    // - The table is complete, and there for good.
+    // - Interrupts come in `vmmu_let_interrupts_in` alone. Their handlers return at once, on the stack in use: below its pointer, where the caller of a
+    //   function keeps nothing.
+    // - Exceptions and NMIs have the stack of their own that they had before.
     unsafe { asm!("lidt [{}]", in(reg) &raw const discarding, options(nostack)) }
     // SAFETY:
     // - Interrupts are off again behind it.
