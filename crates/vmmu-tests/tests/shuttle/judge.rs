@@ -1,8 +1,7 @@
 //! What an access may show, by the specification, and what a harvest has to report.
 //!
-//! An access shows what some walk may have read since the processor last flushed the address (`vmmu_spec::is_allowed`). A write to a table that an
-//! emulator makes counts from its report on: while one is in memory and not yet reported, only who has executed INVLPG for the address since is judged
-//! (docs/concurrency.md, "A write in flight").
+//! An access shows what some walk may have read since the processor last flushed the address (`vmmu_spec::is_allowed`): a write to a table that an emulator
+//! makes counts from its store on, though it is reported later (docs/concurrency.md, "A write in flight").
 
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -17,9 +16,8 @@ use crate::state::State;
 /// What the schedules of one test had to show.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
-    /// Accesses judged, and those that came beside a report, which nobody can judge.
+    /// Accesses judged.
     pub(crate) judged: AtomicU64,
-    pub(crate) skipped: AtomicU64,
     /// Leaves of 2 MiB that the library installed.
     pub(crate) large: AtomicU64,
     /// Written frames in harvests, and uses that ageing told.
@@ -38,7 +36,6 @@ impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let counts = [
             (&self.judged, "accesses judged"),
-            (&self.skipped, "beside a report"),
             (&self.large, "large leaves"),
             (&self.harvested, "written frames harvested"),
             (&self.aged, "uses told"),
@@ -82,15 +79,12 @@ impl Flushes {
 #[derive(Debug)]
 pub(crate) struct Begun {
     at: Time,
-    /// The time before the last write that was not yet reported then.
-    unreported: Option<Time>,
 }
 
 impl Begun {
     pub(crate) fn now(state: &State) -> Self {
         Self {
             at: state.log.now(),
-            unreported: state.unreported.iter().max().copied(),
         }
     }
 
@@ -104,15 +98,6 @@ impl Begun {
         seen: Observation,
         counts: &Counts,
     ) {
-        let unreported = state.unreported.iter().max().copied();
-        let invlpg = flushes.pages.get(&(va >> 12)).copied();
-        // INVLPG sees what is not yet reported, other flushes need not.
-        if let Some(before) = unreported.max(self.unreported)
-            && invlpg.is_none_or(|at| at <= before)
-        {
-            count(&counts.skipped, 1);
-            return;
-        }
         let since = flushes.since(va);
         count(&counts.judged, 1);
         let window = Window::during(since, self.at, state.log.now());

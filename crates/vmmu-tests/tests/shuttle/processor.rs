@@ -131,21 +131,13 @@ impl Processor {
         self.flushes.flush_page(va, at);
     }
 
-    /// Stores an entry of a guest table as an emulator does, and reports it.
+    /// Stores an entry of a guest table as an emulator does: announced, stored, reported.
     pub(crate) fn write_and_report(&mut self, gpa: u64, value: u64) {
         self.leave();
-        let before = {
-            let mut state = self.mmu.host().state();
-            let before = state.log.now();
-            state.unreported.push(before);
-            state.store(gpa, value);
-            before
-        };
+        let writing = self.mmu.begin_write(Gpa::new(gpa), 8);
+        self.mmu.host().state().store(gpa, value);
         self.mmu.host().bus();
-        self.mmu.guest_wrote(Gpa::new(gpa), 8);
-        let mut state = self.mmu.host().state();
-        let at = state.unreported.iter().position(|time| *time == before);
-        state.unreported.swap_remove(at.expect("it was put there"));
+        writing.report();
     }
 
     /// Reads or writes as a user; `value` is what a write to a table stores.

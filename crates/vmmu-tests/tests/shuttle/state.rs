@@ -6,7 +6,7 @@ use core::ops::Range;
 use std::collections::BTreeMap;
 
 use vmmu::addr::Level;
-use vmmu_spec::{Memory, Physical, Time, Width, WriteLog};
+use vmmu_spec::{Memory, Physical, Width, WriteLog};
 
 use crate::usage::Usage;
 
@@ -43,8 +43,6 @@ pub(crate) struct State {
     next: u64,
     /// Frames that are taken back: nobody uses them, and nothing is stored in them.
     pub(crate) taken: Range<u64>,
-    /// Writes to tables that are in memory and not yet reported: the time before each.
-    pub(crate) unreported: Vec<Time>,
     /// How often each frame of data was written, and what of that has been copied after a harvest.
     pub(crate) versions: BTreeMap<u64, u64>,
     pub(crate) copied: BTreeMap<u64, u64>,
@@ -66,7 +64,6 @@ impl State {
             blocks: BTreeMap::new(),
             next: SPARE,
             taken: 0..0,
-            unreported: Vec::new(),
             versions: BTreeMap::new(),
             copied: BTreeMap::new(),
             usage: Usage::default(),
