@@ -161,6 +161,8 @@ fn t11_a_frame_taken_back_between_look_up_and_install_is_not_mapped() {
     for engine in [Engine::Shadow, Engine::Npt, Engine::Ept] {
         let mut machine = guest(&setup(engine, 1), SlotFlags::empty());
         machine.host.limit_size(Some(Level::L1));
+        // The region's records and the tables are there: the next look-up is the one of frame 101, and what it found is installed at once.
+        let _ = machine.access(0, va(0, 0), USER_READ);
         let between = Between::new(&machine);
         let (ran, token) = (between.ran.clone(), machine.slots[0].config.token);
         let armed = Arc::new(AtomicBool::new(false));
@@ -223,7 +225,11 @@ fn t13_a_write_reported_between_walk_and_install_is_seen() {
         let mut machine = shadow(2);
         map_more(&mut machine, 1, 40, 200, 4);
         map_more(&mut machine, 2, 41, 300, 4);
+        machine.poke(slot(ROOT + 2, 3), entry(40, TABLE));
         let _ = machine.access(0, va(0, 0), USER_READ);
+        // The table's page is there: what the look-up found is installed at once, or the page linked.
+        let upper = if at_link { 3 } else { 1 };
+        let _ = machine.access(0, va(upper, 0), USER_READ);
         let (at, new) = if at_link {
             (slot(ROOT + 2, 1), entry(41, TABLE | A))
         } else {
