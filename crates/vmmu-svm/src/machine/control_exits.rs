@@ -5,6 +5,7 @@ use alloc::format;
 use vmmu::paging::{Cr3, PagingState};
 
 use super::{Machine, RAX, RCX, RDX, Stop, refused};
+use crate::channel::End;
 use crate::control::{
     CodeSegment, Refused, check_cr3, write_apic_base, write_cr0, write_cr4, write_efer,
 };
@@ -119,8 +120,8 @@ impl Machine {
 
     /// Answers the processor's refusal to run.
     ///
-    /// A MOV to CR3 with bits that the processor doesn't have can exit this way though it isn't intercepted. Any other refusal is a
-    /// bug.
+    /// A MOV to CR3 with bits that the processor doesn't have can exit this way though it isn't intercepted. Any other refusal ends
+    /// the run with a report.
     pub(super) fn refused_by_processor(&mut self) -> Result<(), Stop> {
         let state = *self.vcpu.state();
         if let Some(Instruction {
@@ -131,8 +132,9 @@ impl Machine {
         {
             return self.raise(Exception::Protection);
         }
-        let report = self.crash("the processor refused the control block");
-        panic!("{report}")
+        Err(Stop::End(End::Crash(
+            self.crash("the processor refused the control block"),
+        )))
     }
 
     /// Answers RDMSR and WRMSR of a guarded register.
