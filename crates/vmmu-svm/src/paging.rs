@@ -366,7 +366,7 @@ impl Memory {
     }
 
     /// Walks the tables that the processor walks: by the guest virtual address under shadow paging, by the guest physical one under
-    /// nested paging.
+    /// nested paging. What a refused control block names may be no table.
     pub fn walk(&self, vmcb: &Vmcb, gva: Gva, gpa: Option<Gpa>) -> Vec<Step> {
         let long = vmcb.efer & Efer::LMA.bits() != 0;
         let (root, address, top) = match self.unit.paging {
@@ -382,9 +382,10 @@ impl Memory {
         };
         let (mut table, mut level) = (Pfn::containing(Hpa::new(root)), Some(top));
         let mut steps = Vec::new();
-        while let Some(at) = level {
+        let host = self.unit.mmu.host();
+        while let Some(at) = level.filter(|_| host.tables.frames.range().contains(&table)) {
             let slot: Index = at.index(address);
-            let entry = self.unit.mmu.host().load(table, slot);
+            let entry = host.load(table, slot);
             steps.push(Step {
                 level: at,
                 table,

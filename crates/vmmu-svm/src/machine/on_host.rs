@@ -104,6 +104,19 @@ fn is_refused(going: &Result<(), Stop>) -> bool {
     matches!(going, Err(Stop::End(End::Refused(_))))
 }
 
+mod a_control_block_that_the_processor_refuses {
+    use super::*;
+
+    #[test]
+    fn ends_the_run_with_a_report() {
+        let mut machine = machine(1, &[0x0f, 0xa2]);
+        let Err(Stop::End(End::Crash(report))) = machine.refused_by_processor() else {
+            panic!("the run goes on");
+        };
+        assert!(report.contains("refused the control block"), "{report}");
+    }
+}
+
 mod an_instruction_that_another_processor_takes_away {
     use super::*;
 
