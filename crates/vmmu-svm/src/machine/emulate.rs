@@ -32,8 +32,7 @@ impl Machine {
     /// Answers the write of the guest's instruction to a guest table at these addresses.
     #[cold]
     pub(super) fn write_table(&mut self, gva: Gva, gpa: Gpa) -> Result<(), Stop> {
-        // Before an emulated store is reported, another processor may read it, and load a root that does not have it yet: nothing here announces stores. So
-        // with several the protection goes instead, unless the instruction has come back (docs/concurrency.md, "A write in flight").
+        // With several processors the protection goes, unless the instruction has come back: others write the same tables at full speed then.
         let may = !self.cpus.are_several() || self.memory.comes_back();
         if may && self.emulate() == Emulated::Done {
             return Ok(());

@@ -248,8 +248,11 @@ impl Cpu for GuestCpu<'_> {
             if let Some(register) = self.apic(gpa, len) {
                 let value = value.zero_extend() as u32;
                 self.services()?.write_apic(register, value)?;
-            } else if self.ram.store(gpa, &bytes[from..from + len]).is_ok() {
-                self.memory.stored(gpa, len as u64);
+            } else {
+                let announced = self.memory.announce(gpa, len as u64);
+                // Where no memory is the store is dropped.
+                let _ = self.ram.store(gpa, &bytes[from..from + len]);
+                announced.report();
             }
             from += len;
         }
@@ -271,6 +274,7 @@ impl Cpu for GuestCpu<'_> {
             self.absent(gpa)?;
             return Ok(W::truncate(u64::MAX));
         }
+        let announced = self.memory.announce(gpa, W::BYTES as u64);
         // Atomic among devices too; what is shorter or not aligned is left to the processor.
         let found = match W::BYTES {
             8 => self
@@ -284,7 +288,7 @@ impl Cpu for GuestCpu<'_> {
             _ => return Err(Stop::Exit),
         };
         let found = found.map_err(|_| Stop::Exit)?;
-        self.memory.stored(gpa, W::BYTES as u64);
+        announced.report();
         Ok(W::truncate(found))
     }
 

@@ -229,10 +229,9 @@ impl GpteMemory for Marked<'_> {
         current: Gpte,
         new: Gpte,
     ) -> Result<CasOutcome, GpteError> {
+        let announced = self.memory.announce(at, 8);
         let done = Tables(self.ram).compare_exchange(at, width, current, new)?;
-        if done == CasOutcome::Done {
-            self.memory.stored(at, 8);
-        }
+        announced.report();
         Ok(done)
     }
 }

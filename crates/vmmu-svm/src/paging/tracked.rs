@@ -1,19 +1,20 @@
 //! Writes to guest tables that stay protected: what the emulator needs of the library, and the way out where it can't help.
 //!
 //! Invariants:
-//! 1. A store in the guest's name is reported before the guest goes on.
+//! 1. A store in the guest's name is announced before it is made, and reported before the guest goes on.
 //! 2. An instruction that writes the table of its own translation ends after a bounded number of rounds (scenario L3).
 
 use alloc::format;
 use alloc::string::ToString;
 use core::sync::atomic::Ordering;
 
-use vmmu::Unprotected;
 use vmmu::addr::{Gpa, Gva, Level};
 use vmmu::paging::GuestFormat;
 use vmmu::walk::{AccessKind, GpteRecord, Privilege};
+use vmmu::{Unprotected, Writing};
 
 use super::{Answer, Memory};
+use crate::host::SvmHost;
 
 /// How often in a row one instruction may come back because its own translation needs the table that it writes.
 const PATIENCE: u32 = 16;
@@ -56,9 +57,9 @@ impl Memory {
         marked.then(|| walk.gpa())
     }
 
-    /// Reports a store in the guest's name.
-    pub fn stored(&self, gpa: Gpa, len: u64) {
-        self.unit.mmu.guest_wrote(gpa, len);
+    /// Announces a store in the guest's name, to be made before the announcement is dropped, which reports it.
+    pub fn announce(&self, gpa: Gpa, len: u64) -> Writing<'static, SvmHost> {
+        self.unit.mmu.begin_write(gpa, len)
     }
 
     /// Notes that an instruction was emulated.
