@@ -5,24 +5,30 @@
 //! A dense page keeps a copy of the guest table: comparing 512 words is an order of magnitude cheaper than decoding them.
 //!
 //! Invariants:
-//! 1. Everything here happens under the table lock of the page: an installer either re-reads the gPTE afterwards, or its entry is seen here.
-//! 2. A present entry would be kept if its gPTE were the word of the copy, or the copy is marked doubtful: what equals the copy needs no look.
-//! 3. An entry is kept only if installing it now would give the same frame and no fewer rights are demanded; doubt removes it.
+//! 1. Each entry is looked at under the table lock of the page: an installer either re-reads the gPTE afterwards, or its entry is seen here.
+//! 2. The lock is given up after [`MOST`] entries. Nothing relates one entry to another: each agrees with the guest's as of some moment since the call began.
+//! 3. A present entry would be kept if its gPTE were the word of the copy, or the copy is marked doubtful there: what equals the copy needs no look.
+//! 4. An entry is kept only if installing it now would give the same frame and no fewer rights are demanded; doubt removes it.
 
 use crate::addr::{Gfn, Index, Level, TABLE_SLOTS};
 use crate::debt::Debt;
 use crate::host::Host;
 use crate::mmu::Call;
-use crate::page::{PRESENT_WORDS, Page, PageId, Record, SpteRef, TableState};
+use crate::page::{Doubt, PRESENT_WORDS, Page, PageId, Record, SpteRef, TableState};
 use crate::role::Role;
+use crate::sections::is_one_section;
 use crate::spte::Spte;
 use crate::stats::{Event, Observer};
+use crate::sync::{MOST, note_entry};
 use crate::walk::{Decoder, Entry, Gpte, GpteWidth, LeafEntry, Rights};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 /// From this many entries on, a copy of the guest table pays.
 const DENSE: u32 = 48;
+
+/// A section has room for a word of presence bits, where tables are large enough for copies: a doubt is cleared for all of it or not at all.
+const _: () = assert!(MOST >= 64 || TABLE_SLOTS != 512);
 
 /// Returns what a shadow of the leaf may allow: writing only once D is set, so that the guest's D bit is set in time.
 #[inline]
@@ -50,73 +56,79 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
             state = page.lock.lock(&self.locks);
             if state.copy.is_none() && spare.is_some() {
                 state.copy = spare;
-                state.doubtful = true;
+                state.doubt = Doubt::EVERYWHERE;
             }
         }
-        if state.copy.is_some() && !state.doubtful {
-            return self.derive_differing(id, page, decoder, &mut state, debt);
+        let differing = self.differing(page, &mut state);
+        if is_one_section(page, differing.as_ref()) {
+            return self.derive_few((id, page), differing, decoder, &mut state, debt);
         }
-        state.doubtful = false;
-        self.derive_present(id, page, decoder, &mut state, debt)
+        self.derive_many((id, page), differing, decoder, state, debt)
     }
 
-    /// Derives the entries whose gPTE differs from the copy.
-    fn derive_differing(
+    /// Derives what one section has room for.
+    #[inline]
+    fn derive_few(
         &self,
-        id: PageId,
-        page: &Page,
+        (id, page): (PageId, &Page),
+        differing: Option<[u64; PRESENT_WORDS]>,
         decoder: &Decoder,
         state: &mut TableState,
         debt: &mut Debt<'_, 'm, H, O>,
     ) -> Derived {
-        let gfn = page.gfn();
-        let differing = self
-            .slot(page.role().space(), gfn)
-            .zip(state.copy.as_ref())
-            .and_then(|(slot, copy)| {
-                self.mmu
-                    .host
-                    .diff_table(slot.backed(gfn), copy, u64::MAX)
-                    .ok()
-            });
-        let Some(differing) = differing else {
-            state.copy = None;
-            return self.derive_present(id, page, decoder, state, debt);
-        };
+        if differing.is_none() {
+            state.doubt = Doubt::default();
+        }
         let mut derived = Derived::Same;
-        for (word, bits) in differing.into_iter().enumerate().take(PRESENT_WORDS) {
-            let mut bits = bits & page.present_word(word);
-            while bits != 0 {
-                let slot = Index::truncate(word * 64 + bits.trailing_zeros() as usize);
-                bits &= bits - 1;
-                derived = derived.max(self.derive_one((id, page), slot, decoder, state, debt).1);
+        for word in 0..PRESENT_WORDS {
+            let among = differing.map_or(u64::MAX, |differing| differing[word]);
+            let some = among & page.present_word(word);
+            if some != 0 {
+                let one = self.derive_word((id, page), (word, some), decoder, state, debt);
+                derived = derived.max(one);
             }
         }
         derived
     }
 
-    /// Derives every entry that may be present, and refreshes the presence bits.
-    fn derive_present(
+    /// Finds the entries whose gPTE differs from the copy, a word of bits for each 64; `None` if all have to be looked at.
+    fn differing(&self, page: &Page, state: &mut TableState) -> Option<[u64; PRESENT_WORDS]> {
+        if !state.doubt.is_nowhere() {
+            return None;
+        }
+        let copy = state.copy.as_ref()?;
+        let gfn = page.gfn();
+        let differing = self.slot(page.role().space(), gfn).and_then(|slot| {
+            let table = slot.backed(gfn);
+            self.mmu.host.diff_table(table, copy, u64::MAX).ok()
+        });
+        if differing.is_none() {
+            state.copy = None;
+        }
+        differing.map(|words| core::array::from_fn(|word| words[word]))
+    }
+
+    /// Derives entries of one presence word anew, under the table lock, and takes back the bits of those that are gone.
+    pub(crate) fn derive_word(
         &self,
-        id: PageId,
-        page: &Page,
+        (id, page): (PageId, &Page),
+        (word, mut bits): (usize, u64),
         decoder: &Decoder,
         state: &mut TableState,
         debt: &mut Debt<'_, 'm, H, O>,
     ) -> Derived {
-        let mut derived = Derived::Same;
-        for word in 0..PRESENT_WORDS {
-            let (mut bits, mut empty) = (page.present_word(word), 0);
-            while bits != 0 {
-                let bit = bits & bits.wrapping_neg();
-                bits &= bits - 1;
-                let slot = Index::truncate(word * 64 + bit.trailing_zeros() as usize);
-                let (present, one) = self.derive_one((id, page), slot, decoder, state, debt);
-                derived = derived.max(one);
-                if !present {
-                    empty |= bit;
-                }
+        let (mut derived, mut empty) = (Derived::Same, 0);
+        while bits != 0 {
+            let bit = bits & bits.wrapping_neg();
+            bits &= bits - 1;
+            let slot = Index::truncate(word * 64 + bit.trailing_zeros() as usize);
+            let (present, one) = self.derive_one((id, page), slot, decoder, state, debt);
+            derived = derived.max(one);
+            if !present {
+                empty |= bit;
             }
+        }
+        if empty != 0 {
             page.clear_present(word, empty);
         }
         derived
@@ -144,7 +156,11 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
             copy[slot.get() % 512] = gpte.raw();
         }
         match verdict {
-            Verdict::Keep => (true, Derived::Same),
+            Verdict::Keep => {
+                // What is changed is noted where it is.
+                note_entry();
+                (true, Derived::Same)
+            }
             Verdict::Narrow(gfn) => {
                 self.count_at(Event::SyncChanged, gfn);
                 let mut stripe = self.mmu.frames.lock(&self.locks, gfn);
@@ -180,7 +196,8 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         }
         let gpte = self.read_gpte(role, Self::gpte_at(page, slot), GpteWidth::Bytes8);
         let spte = self.load(page, slot);
-        let copy = state.copy.as_deref().filter(|_| !state.doubtful);
+        let copy = state.copy.as_deref();
+        let copy = copy.filter(|_| !state.doubt.covers(slot));
         let is_same = copy
             .zip(gpte.ok())
             .is_some_and(|(copy, gpte)| copy[slot.get() % 512] == gpte.raw());
@@ -256,7 +273,7 @@ impl<'m, H: Host, O: Observer> Call<'m, H, O> {
         match self.judge(page, slot, spte, gpte, self.mmu.decoder(page.role())) {
             Verdict::Keep if mutant!(CopyNotRefreshed) => {}
             Verdict::Keep => copy[slot.get() % 512] = gpte.raw(),
-            _ => state.doubtful = true,
+            _ => state.doubt.add(slot),
         }
     }
 
@@ -361,6 +378,30 @@ fn new_copy() -> Option<Box<[u64; 512]>> {
     words.try_reserve_exact(512).ok()?;
     words.resize(512, 0);
     words.into_boxed_slice().try_into().ok()
+}
+
+#[cfg(all(test, feature = "count", not(any(loom, shuttle))))]
+mod a_page_that_is_derived {
+    use super::*;
+    use crate::slots::SlotFlags;
+    use crate::testhost::World;
+
+    #[test]
+    fn is_locked_for_no_more_than_64_entries() {
+        let (world, _) = World::roomy(SlotFlags::empty());
+        let (id, _) = world.slot(1 << 30, Level::L1);
+        assert!(world.page(id).population() >= 400);
+        let call = world.mmu.call();
+        let mut debt = Debt::new(&call);
+        // Without a copy, and with one.
+        for _ in 0..2 {
+            let _ = crate::count::take();
+            assert_eq!(call.derive_all(id, &mut debt), Derived::Same);
+            assert!(crate::count::take().longest <= MOST as u64);
+        }
+        let state = world.page(id).lock.lock(&call.locks);
+        assert!(state.copy.is_some() && state.doubt.is_nowhere());
+    }
 }
 
 #[cfg(all(test, not(loom)))]

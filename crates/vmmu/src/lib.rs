@@ -164,6 +164,7 @@ mod retire;
 mod rmap;
 mod role;
 mod root;
+mod sections;
 mod shadow;
 mod slots;
 mod slotset;

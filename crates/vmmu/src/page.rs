@@ -146,13 +146,43 @@ bitflags::bitflags! {
 /// How many words a presence bitmap has.
 pub(crate) const PRESENT_WORDS: usize = TABLE_SLOTS.div_ceil(64);
 
+/// Parts of a table, 64 slots each, in which some entry is in doubt.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Doubt(u8);
+
+impl Doubt {
+    /// All parts.
+    pub(crate) const EVERYWHERE: Self = Self(u8::MAX);
+
+    /// Tells whether there is none.
+    #[inline]
+    pub(crate) fn is_nowhere(self) -> bool {
+        self.0 == 0
+    }
+    /// Tells whether a slot lies in such a part.
+    #[inline]
+    pub(crate) fn covers(self, slot: Index) -> bool {
+        self.0 >> (slot.get() / 64) & 1 != 0
+    }
+    /// Adds the part in which a slot lies.
+    #[inline]
+    pub(crate) fn add(&mut self, slot: Index) {
+        self.0 |= 1 << (slot.get() / 64);
+    }
+    /// Takes the part of presence word `word` away: its entries are looked at.
+    #[inline]
+    pub(crate) fn clear(&mut self, word: usize) {
+        self.0 &= !(1 << word);
+    }
+}
+
 /// What the table lock guards besides the slots.
 #[derive(Debug, Default)]
 pub(crate) struct TableState {
     /// What the guest table held when its entries were last derived, if a copy is kept: 512 words.
     pub(crate) copy: Option<alloc::boxed::Box<[u64; 512]>>,
-    /// Some entry follows from no single word that the guest table held: the copy cannot tell whether it has to change.
-    pub(crate) doubtful: bool,
+    /// Where some entry follows from no single word that the guest table held: the copy cannot tell whether it has to change.
+    pub(crate) doubt: Doubt,
     /// What was prefetched with the last fault.
     pub(crate) window: Window,
     /// Slots that were found behind their guest entry when they were last derived, and may be installed anew. A hint.

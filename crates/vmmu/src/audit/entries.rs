@@ -31,14 +31,15 @@ impl<H: Host, O: Observer> Audit<'_, '_, H, O> {
     /// Checks that every present entry follows from the word of the copy, if there is one that a sync relies on.
     fn check_copy(&mut self, id: PageId, page: &Page) {
         let state = page.lock.lock(&self.call.locks);
-        let Some(copy) = state.copy.clone().filter(|_| !state.doubtful) else {
+        let (Some(copy), doubt) = (state.copy.clone(), state.doubt) else {
             return;
         };
         drop(state);
         for (slot, word) in copy.iter().enumerate() {
             let slot = Index::truncate(slot);
             let spte = self.call.load(page, slot);
-            if spte.is_present() && !self.follows(page, slot, spte, Gpte::new(*word)) {
+            let relied_on = spte.is_present() && !doubt.covers(slot);
+            if relied_on && !self.follows(page, slot, spte, Gpte::new(*word)) {
                 let (at, bits, word) = (SpteRef::new(id, slot).into(), spte.raw(), *word);
                 self.find(Found::CopyHides { at, bits, word });
             }
