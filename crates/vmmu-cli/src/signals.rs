@@ -4,7 +4,7 @@
 //!
 //! Invariants:
 //! 1. After [`watch`], and without [`end_soon`], no such signal ends the process by itself: every way out cleans up.
-//! 2. Only work that leaves nothing behind calls [`end_soon`]; who looks at the flag still has [`GRACE`] to clean up.
+//! 2. Only work that leaves nothing behind calls [`end_soon`]; who looks at the flag still has `GRACE` to clean up.
 
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;

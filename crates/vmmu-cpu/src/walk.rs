@@ -30,7 +30,7 @@ use crate::tlb::{Stage, Tag, TlbEntry};
 pub(crate) enum Want {
     /// An access: rights are checked, D is set for a write.
     Access(Access),
-    /// A guess: the caches are filled, A is set, no right is checked.
+    /// A guess: the caches are filled, A is set (but in a guest's own tables below nested ones, where it ends), no right is checked.
     Guess,
 }
 
@@ -275,6 +275,10 @@ impl<M: Physical> Cpu<M> {
     ) -> Result<bool, Fault> {
         if entry & mask == mask {
             return Ok(true);
+        }
+        if job.want == Want::Guess && job.tag.stage() == Stage::Linear && self.nested.is_some() {
+            // No processor has to guess. A guest that counts its own accesses by its accessed bits goes on doing so.
+            return Err(self.absent(job, at.rights));
         }
         let slot = if at.table.is_none_or(|table| table.writable) {
             slot
