@@ -134,6 +134,23 @@ fn every_guest_format_walks_over_every_nested_format_and_marks_both() {
 }
 
 #[test]
+fn a_guess_fills_the_tlb_but_marks_no_table_of_the_guests() {
+    let mut m = long4(Policy::KEEP);
+    m.cpu.guess(VA);
+    assert!(!m.cpu.tlb_entries().any(|entry| entry.covers(VA.get())));
+    assert_eq!(m.guest.entry(VA.get(), Level::L4) & (A | D), 0);
+    // Once the guest has used the page nothing is left to mark, but in the host's tables.
+    m.guest.map(VA.get(), PAGE, PageSize::Size4K, RWU | A);
+    for level in [Level::L4, Level::L3, Level::L2] {
+        let slot = m.guest.slot(VA.get(), level);
+        m.mem.store(slot, m.mem.load(slot) | A);
+    }
+    m.cpu.guess(VA);
+    assert!(m.cpu.tlb_entries().any(|entry| entry.covers(VA.get())));
+    assert_eq!(m.host.entry(PAGE, Level::L1) & (A | D), A);
+}
+
+#[test]
 fn a_guest_with_paging_off_sees_its_physical_memory() {
     let regs = Registers::default();
     let mut m = machine(Format::Bits32, nested(Format::Npt4), regs, Policy::KEEP);

@@ -167,10 +167,6 @@ fn t11_a_frame_taken_back_between_look_up_and_install_is_not_mapped() {
         let (ran, token) = (between.ran.clone(), machine.slots[0].config.token);
         let armed = Arc::new(AtomicBool::new(false));
         let hook_armed = armed.clone();
-        if engine != Engine::Shadow {
-            // The guest's tables come first in the nested engines: what is looked up then is the frame of the data.
-            let _ = machine.access(0, va(0, 0), USER_READ);
-        }
         after_look_up(&machine, move || {
             let taken = between.mmu.invalidate_begin(Gfn::new(101), 1);
             between.host.move_frame(&[(token, 101)]);
